@@ -1,0 +1,155 @@
+// Brings a fresh clone to where the product can run: names what the system lacks, installs npm
+// packages, builds the native parts and the TypeScript. Each step is skipped when its inputs are
+// unchanged. Plain JavaScript because it runs before anything is installed.
+import { execFileSync, spawn } from "node:child_process";
+import { createHash } from "node:crypto";
+import { copyFileSync, existsSync, mkdirSync, readFileSync, readdirSync, renameSync, statSync, writeFileSync } from "node:fs";
+import { dirname, join } from "node:path";
+import { fileURLToPath } from "node:url";
+
+export const root = dirname(dirname(fileURLToPath(import.meta.url)));
+const cache = join(root, ".cache");
+
+/** What the system must have: the command, Debian's package, and why. */
+const needs = [
+  { command: "cargo", why: "builds the data plane", how: "install Rust 1.90 or newer (rustup.rs)" },
+  { command: "cc", debian: "gcc libc6-dev", why: "links the data plane" },
+  { command: "cmake", debian: "cmake", why: "builds the cryptographic library" },
+  { command: "ip", debian: "iproute2", why: "pods are network namespaces" },
+  { command: "nft", debian: "nftables", why: "captures the pods' traffic" },
+  { command: "unshare", debian: "util-linux", why: "runs the demo and the tests in namespaces of their own" },
+];
+
+/** @param {string} text */
+const say = (text) => process.stderr.write(text);
+
+/** @param {string} command */
+function which(command) {
+  const dirs = [...(process.env.PATH ?? "").split(":"), "/usr/sbin", "/sbin"];
+  return dirs.some((dir) => existsSync(join(dir, command)));
+}
+
+/**
+ * Runs a command with a line of progress, and shows its output only if it fails.
+ * @param {string} label
+ * @param {string} command
+ * @param {string[]} args
+ * @param {{ progress?: RegExp, env?: Record<string, string> }} [options]
+ */
+async function step(label, command, args, options = {}) {
+  const started = Date.now();
+  const tty = process.stderr.isTTY;
+  say(`  ${label} …${tty ? "" : "\n"}`);
+  const child = spawn(command, args, { cwd: root, stdio: ["ignore", "pipe", "pipe"], env: { ...process.env, ...options.env } });
+  let output = "";
+  let last = "";
+  /** @param {Buffer} chunk */
+  const take = (chunk) => {
+    const text = chunk.toString();
+    output += text;
+    const match = options.progress && [...text.matchAll(new RegExp(options.progress, "g"))].pop();
+    if (match) last = match[1] ?? match[0];
+  };
+  child.stdout.on("data", take);
+  child.stderr.on("data", take);
+  const timer = setInterval(() => {
+    const seconds = Math.round((Date.now() - started) / 1000);
+    if (tty) say(`\r\x1b[K  ${label} … ${seconds} s ${last}`);
+    else if (seconds % 20 === 0) say(`    ${label}: ${seconds} s ${last}\n`);
+  }, 1000);
+  const code = await new Promise((resolve) => {
+    child.on("error", () => resolve(127));
+    child.on("close", resolve);
+  });
+  clearInterval(timer);
+  say(`${tty ? "\r\x1b[K" : ""}  ${code === 0 ? "done" : "FAILED"}  ${label} (${((Date.now() - started) / 1000).toFixed(1)} s)\n`);
+  if (code !== 0) {
+    say(output);
+    throw new Error(`${label}: ${command} ${args.join(" ")} ended with ${code}`);
+  }
+}
+
+/**
+ * A hash of names, sizes and times (contents for single files) of all that a step reads.
+ * @param {string[]} paths
+ */
+function stamp(paths) {
+  const hash = createHash("sha256");
+  /** @param {string} path */
+  const visit = (path) => {
+    if (!existsSync(path)) return;
+    const info = statSync(path);
+    if (info.isDirectory()) for (const name of readdirSync(path).sort()) visit(join(path, name));
+    else hash.update(`${path}\0`).update(readFileSync(path));
+  };
+  for (const path of paths) visit(join(root, path));
+  return hash.digest("hex");
+}
+
+/**
+ * @param {string} name
+ * @param {string[]} inputs
+ * @param {string[]} outputs
+ * @param {() => Promise<void>} run
+ */
+async function cached(name, inputs, outputs, run) {
+  const file = join(cache, `${name}.stamp`);
+  const now = stamp(inputs);
+  if (outputs.every((path) => existsSync(join(root, path))) && existsSync(file) && readFileSync(file, "utf8") === now) return;
+  await run();
+  mkdirSync(cache, { recursive: true });
+  writeFileSync(file, now);
+}
+
+function checkSystem() {
+  const [major = 0, minor = 0] = process.versions.node.split(".").map(Number);
+  if (major < 20 || (major === 20 && minor < 19)) {
+    throw new Error(`Node ${process.versions.node} is too old: 20.19 or newer is needed.`);
+  }
+  let missing = needs.filter((need) => !which(need.command));
+  const packages = missing.flatMap((need) => need.debian?.split(" ") ?? []);
+  if (packages.length > 0 && process.getuid?.() === 0 && existsSync("/usr/bin/apt-get")) {
+    say(`  installing Debian packages: ${packages.join(" ")} …\n`);
+    const env = { ...process.env, DEBIAN_FRONTEND: "noninteractive" };
+    execFileSync("apt-get", ["update", "-qq"], { stdio: ["ignore", "ignore", "inherit"], env });
+    execFileSync("apt-get", ["install", "-y", "-qq", "--no-install-recommends", ...packages], { stdio: ["ignore", "ignore", "inherit"], env });
+    missing = needs.filter((need) => !which(need.command));
+  }
+  if (missing.length > 0) {
+    const lines = missing.map((need) => `  ${need.command}: ${need.why}; ${need.debian ? `apt-get install ${need.debian}` : need.how}`);
+    throw new Error(`This machine lacks:\n${lines.join("\n")}`);
+  }
+}
+
+/**
+ * @param {{ profile?: "release" | "dist" }} [options] `dist` is what is shipped and measured
+ */
+export async function setup(options = {}) {
+  checkSystem();
+  const profile = options.profile ?? "release";
+  await cached("npm", ["package.json", "package-lock.json", ".npmrc"], ["node_modules/.package-lock.json"], () =>
+    step("npm packages", "npm", ["ci", "--no-audit", "--no-fund"]),
+  );
+  const native = ["Cargo.toml", "Cargo.lock", "native", "proto"];
+  await cached(`cargo-${profile}`, native, [`target/${profile}/meltemi-proxy`, "native/dist/node-addon.node"], async () => {
+    await step("native build (data plane, addon, test kit)", "cargo", ["build", "--locked", "--profile", profile, "--workspace"], {
+      progress: /Compiling ([\w-]+)/,
+    });
+    mkdirSync(join(root, "native/dist"), { recursive: true });
+    // Renamed into place: a running process keeps the file it has loaded.
+    const target = join(root, "native/dist/node-addon.node");
+    copyFileSync(join(root, `target/${profile}/libmeltemi_node_addon.so`), `${target}.new`);
+    renameSync(`${target}.new`, target);
+  });
+  await cached("tsc", ["src", "demo", "bench", "interop", "test/helpers", "tsconfig.json", "tsconfig.build.json"], ["dist/src/main/cli.js"], () =>
+    step("TypeScript build", "node", ["node_modules/typescript/bin/tsc", "-p", "tsconfig.build.json"]),
+  );
+}
+
+if (process.argv[1] === fileURLToPath(import.meta.url)) {
+  const profile = process.argv.includes("--dist") ? "dist" : "release";
+  setup({ profile }).catch((error) => {
+    say(`${error.message}\n`);
+    process.exit(1);
+  });
+}

@@ -1,0 +1,117 @@
+/**
+ * What the compiler tells a node, in the mesh's words. xds/encode turns these into ambient's
+ * protobuf types, one resource for one value.
+ */
+import type { AddressKey, NodeName, PolicyKey, ServiceKey, WorkloadUid } from "../domain/ids.js";
+import type { AppProtocol, Cidr, StringMatch } from "../domain/objects.js";
+
+export interface CompiledPort {
+  readonly servicePort: number;
+  readonly targetPort: number;
+  readonly appProtocol: AppProtocol;
+}
+
+export interface WaypointAddress {
+  readonly destination:
+    | { readonly type: "hostname"; readonly namespace: string; readonly hostname: string }
+    | { readonly type: "address"; readonly network: string; readonly ip: string };
+  readonly hbonePort: number;
+}
+
+export interface CompiledWorkload {
+  readonly type: "workload";
+  readonly uid: WorkloadUid;
+  readonly name: string;
+  readonly namespace: string;
+  readonly ips: readonly string[];
+  readonly network: string;
+  readonly tunnel: "none" | "hbone";
+  readonly trustDomain: string;
+  readonly serviceAccount: string;
+  readonly waypoint: WaypointAddress | undefined;
+  readonly node: NodeName | undefined;
+  readonly canonicalName: string;
+  readonly canonicalRevision: string;
+  readonly workloadType: "deployment" | "cronjob" | "pod" | "job";
+  readonly workloadName: string;
+  readonly services: ReadonlyMap<ServiceKey, readonly CompiledPort[]>;
+  /** Policies that select this workload by label. */
+  readonly policies: readonly PolicyKey[];
+  readonly healthy: boolean;
+  readonly clusterId: string;
+  readonly locality: { readonly region: string; readonly zone: string; readonly subzone: string };
+  readonly hostNetwork: boolean;
+  readonly capacity: number | undefined;
+}
+
+export interface CompiledService {
+  readonly type: "service";
+  readonly key: ServiceKey;
+  readonly name: string;
+  readonly namespace: string;
+  readonly hostname: string;
+  readonly addresses: readonly { readonly network: string; readonly ip: string; readonly length: number | undefined }[];
+  readonly ports: readonly CompiledPort[];
+  readonly subjectAltNames: readonly string[];
+  readonly waypoint: WaypointAddress | undefined;
+  readonly loadBalancing:
+    | {
+        readonly scopes: readonly ("region" | "zone" | "subzone" | "node" | "cluster" | "network")[];
+        readonly mode: "strict" | "failover" | "passthrough" | "unspecified";
+        readonly allowUnhealthy: boolean;
+      }
+    | undefined;
+  readonly clientIpAffinity: { readonly timeoutS: number } | undefined;
+  readonly headless: boolean;
+  readonly ingressUseWaypoint: boolean;
+}
+
+/** Every field that is set must hold; within a field any entry suffices, within a `not` field none may. */
+export interface CompiledMatch {
+  readonly namespaces: readonly StringMatch[];
+  readonly notNamespaces: readonly StringMatch[];
+  readonly serviceAccounts: readonly { readonly namespace: string; readonly name: string }[];
+  readonly notServiceAccounts: readonly { readonly namespace: string; readonly name: string }[];
+  readonly principals: readonly StringMatch[];
+  readonly notPrincipals: readonly StringMatch[];
+  readonly sourceIps: readonly Cidr[];
+  readonly notSourceIps: readonly Cidr[];
+  readonly remoteIps: readonly Cidr[];
+  readonly notRemoteIps: readonly Cidr[];
+  readonly destinationIps: readonly Cidr[];
+  readonly notDestinationIps: readonly Cidr[];
+  readonly destinationPorts: readonly number[];
+  readonly notDestinationPorts: readonly number[];
+}
+
+export interface CompiledAuthorization {
+  readonly type: "authorization";
+  readonly key: PolicyKey;
+  readonly name: string;
+  readonly namespace: string;
+  readonly scope: "global" | "namespace" | "selector";
+  readonly action: "allow" | "deny" | "audit";
+  readonly dryRun: boolean;
+  /** Rules, of clauses, of matches: any rule, all of its clauses, any match of a clause. */
+  readonly rules: readonly (readonly (readonly CompiledMatch[])[])[];
+  /** The user's object, as "KIND/NAMESPACE/NAME". */
+  readonly sourceObject: string;
+  /**
+   * What a proxy that knows only ambient's types is sent, where it must differ from the above:
+   * the safe subset, or `omit` (an AUDIT policy decides nothing). Undefined: the same.
+   */
+  readonly foreign: { readonly omit: true } | { readonly omit: false; readonly rules: CompiledAuthorization["rules"] } | undefined;
+}
+
+export type CompiledAddress = CompiledWorkload | CompiledService;
+
+/** What changed by one batch, enough to push it to the nodes that asked. */
+export interface CompiledChange {
+  readonly addresses: readonly CompiledAddress[];
+  readonly removedAddresses: readonly (WorkloadUid | ServiceKey)[];
+  readonly authorizations: readonly CompiledAuthorization[];
+  readonly removedAuthorizations: readonly PolicyKey[];
+}
+
+/** Names under which a resource can be asked for besides its own. */
+export type Alias = AddressKey;

@@ -1,0 +1,27 @@
+import { defineConfig } from "vitest/config";
+
+/** `unit` needs nothing but Node; `netns` runs real binaries in namespaces of its own (scripts/test.mjs). */
+export default defineConfig({
+  test: {
+    projects: [
+      {
+        test: {
+          name: "unit",
+          include: ["src/**/*.test.ts", "test/golden/**/*.test.ts", "test/contract/**/*.test.ts", "demo/**/*.test.ts"],
+          setupFiles: ["test/helpers/setup-unit.ts"],
+          testTimeout: 20_000,
+        },
+      },
+      {
+        test: {
+          name: "netns",
+          include: ["test/netns/**/*.test.ts"],
+          testTimeout: 120_000,
+          hookTimeout: 120_000,
+          fileParallelism: false,
+          pool: "forks",
+        },
+      },
+    ],
+  },
+});
