@@ -1,0 +1,175 @@
+import { mkdir, readFile, rename, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { MeltemiError } from "../src/domain/error.js";
+import { execa } from "execa";
+import { eventually, startIn } from "./lab/command.js";
+import { hostIp, type LabPod, Topology } from "./lab/topology.js";
+import * as manifests from "./manifests.js";
+
+/** The repository's root, from the compiled file dist/demo/world.js. */
+export const root = fileURLToPath(new URL("../../", import.meta.url));
+export const testkit = join(root, "target/release/meltemi-testkit");
+const meltemi = join(root, "bin/meltemi");
+
+type Child = ReturnType<typeof startIn>;
+
+/** One access record, as the data plane writes it (docs/node-interfaces.md). */
+export type AccessRecord = Readonly<Record<string, string | number | undefined>>;
+
+/** The answer of `testkit client http`, summed up. */
+export interface HttpSummary {
+  readonly requests: number;
+  readonly ok: number;
+  readonly statuses: Readonly<Record<string, number>>;
+  readonly servers: Readonly<Record<string, number>>;
+  readonly clients: Readonly<Record<string, number>>;
+  readonly errors: Readonly<Record<string, number>>;
+  readonly response_bytes: number;
+}
+
+/** What `testkit capture` saw on an interface. */
+export interface CaptureSummary {
+  readonly packets: number;
+  readonly drops: number;
+  readonly tls_records: number;
+  readonly marker_found: boolean;
+  readonly plaintext_bytes: number;
+}
+
+/** A running mesh with the demo's application on it, and what a row may do to it. */
+export class World {
+  readonly topology = new Topology("d");
+  readonly config = "/run/meltemi/demo/config";
+  readonly state = "/run/meltemi/demo/state";
+  readonly run = "/run/meltemi/demo/run";
+  readonly #children: Child[] = [];
+  #standalone: Child | undefined;
+
+  /** Makes nodes, pods, servers and manifests, and starts the mesh. */
+  async up(progress: (step: string) => void): Promise<void> {
+    progress("two nodes and seven pods, as network namespaces");
+    await this.topology.up(["n1", "n2"]);
+    for (const plan of manifests.pods) await this.topology.addPod(plan.name, plan.node, plan.host);
+    for (const name of ["catalog-1", "catalog-2"]) this.#serve(name, ["http", "--listen", `0.0.0.0:${manifests.catalogPort}`, "--name", name]);
+    this.#serve("ledger", ["tcp", "--listen", `0.0.0.0:${manifests.ledgerPort}`]);
+
+    progress("manifests");
+    await mkdir(this.config, { recursive: true });
+    await this.apply("nodes.yaml", manifests.nodes(this.topology));
+    await this.apply("namespaces.yaml", manifests.namespaces(true));
+    await this.apply("accounts.yaml", manifests.serviceAccounts());
+    await this.apply("services.yaml", manifests.services());
+    await this.apply("policy.yaml", manifests.catalogPolicy(["frontend", "courier"]));
+    await this.apply("mtls.yaml", manifests.mtls("PERMISSIVE"));
+    for (const plan of manifests.pods) await this.applyPod(plan.name);
+
+    progress("meltemi standalone: control plane, two agents, two data planes");
+    await this.startMesh();
+    await this.allEnrolled();
+  }
+
+  async startMesh(): Promise<void> {
+    const args = ["standalone", "--config", this.config, "--state-dir", this.state, "--run-dir", this.run];
+    this.#standalone = startIn(undefined, meltemi, [...args, "--listen", `${hostIp}:15012`, "--log-format", "json"]);
+    const log: Buffer[] = [];
+    for (const stream of [this.#standalone.stdout, this.#standalone.stderr]) stream.on("data", (chunk: Buffer) => log.push(chunk));
+    this.#standalone.on("exit", (code) => {
+      if (code !== 0 && code !== null) process.stderr.write(`meltemi standalone ended with ${code}:\n${Buffer.concat(log).toString().slice(-4000)}\n`);
+    });
+    await Promise.resolve();
+  }
+
+  #serve(pod: string, args: readonly string[]): void {
+    this.#children.push(startIn(this.topology.pod(pod).netns, testkit, ["serve", ...args]));
+  }
+
+  /** Replaces one manifest file as an editor does: written beside, renamed over. */
+  async apply(file: string, text: string): Promise<void> {
+    await writeFile(join(this.config, `.${file}.new`), text);
+    await rename(join(this.config, `.${file}.new`), join(this.config, file));
+  }
+
+  async applyPod(name: string, changes: Parameters<typeof manifests.pod>[2] = {}): Promise<void> {
+    const plan = manifests.pods.find((candidate) => candidate.name === name);
+    if (!plan) throw new MeltemiError("not_found", `the demo has no pod ${name}`);
+    await this.apply(`pod-${name}.yaml`, manifests.pod(plan, this.topology.pod(name), changes));
+  }
+
+  /** The CLI's answer as JSON. */
+  async cli<T>(...args: string[]): Promise<T> {
+    const result = await execa(meltemi, [...args, "--run-dir", this.run, "-o", "json"], { reject: false });
+    if (result.failed) throw new MeltemiError("unavailable", `meltemi ${args.join(" ")}: ${result.stderr}`);
+    return JSON.parse(result.stdout) as T;
+  }
+
+  /** Runs a client inside a pod and gives its JSON summary. */
+  async client<T>(pod: string | LabPod, args: readonly string[]): Promise<T> {
+    const netns = typeof pod === "string" ? this.topology.pod(pod).netns : pod.netns;
+    const result = await execa("nsenter", [`--net=/run/netns/${netns}`, "--", testkit, "client", ...args], { reject: false });
+    const last = result.stdout.trim().split("\n").at(-1) ?? "";
+    if (!last.startsWith("{")) throw new MeltemiError("internal", `testkit client ${args.join(" ")}: ${result.stderr || result.stdout}`);
+    return JSON.parse(last) as T;
+  }
+
+  /** Starts a client that goes on until `stop`, which gives its summary. */
+  continuous<T>(pod: string, args: readonly string[]): { stop: () => Promise<T> } {
+    const child = startIn(this.topology.pod(pod).netns, testkit, ["client", ...args, "--until-signal"]);
+    this.#children.push(child);
+    return { stop: () => ended<T>(child) };
+  }
+
+  /** Captures on an interface of the sandbox until `stop`. */
+  async capture(netInterface: string, marker: string): Promise<{ stop: () => Promise<CaptureSummary> }> {
+    const child = startIn(undefined, testkit, ["capture", "--interface", netInterface, "--marker", marker]);
+    this.#children.push(child);
+    await new Promise<void>((resolve, reject) => {
+      child.stderr.once("data", () => resolve());
+      child.once("exit", (code) => reject(new MeltemiError("system", `the capture on ${netInterface} ended with ${code}`)));
+    });
+    return { stop: () => ended<CaptureSummary>(child) };
+  }
+
+  /** Waits until the agents say of every pod what its manifest asks for. */
+  async allEnrolled(expected = manifests.pods.filter((plan) => plan.namespace === "shop").map((plan) => plan.name)): Promise<void> {
+    await eventually("the pods to be enrolled", async () => {
+      const states = await this.podStates();
+      const enrolled = [...states].filter(([, state]) => state === "enrolled").map(([name]) => name);
+      return expected.length === enrolled.length && expected.every((name) => enrolled.includes(name)) ? true : undefined;
+    });
+  }
+
+  async podStates(): Promise<Map<string, string>> {
+    const status = await this.cli<{ nodes: { pods: { name: string; state: string }[] }[] }>("status");
+    return new Map(status.nodes.flatMap((node) => node.pods.map((pod) => [pod.name, pod.state] as const)));
+  }
+
+  /** All access records of a node so far, or from a line on. */
+  async records(node: string): Promise<AccessRecord[]> {
+    const text = await readFile(join(this.state, "nodes", node, "logs", "access.log"), "utf8").catch(() => "");
+    return text
+      .split("\n")
+      .filter((line) => line.startsWith("{"))
+      .map((line) => JSON.parse(line) as AccessRecord)
+      .filter((record) => record["scope"] === "access");
+  }
+
+  /** Ends everything this world started. The sandbox ends the rest. */
+  async down(): Promise<void> {
+    if (this.#standalone && this.#standalone.exitCode === null) {
+      this.#standalone.kill("SIGTERM");
+      await new Promise((resolve) => this.#standalone?.once("exit", resolve));
+    }
+    for (const child of this.#children) child.kill("SIGKILL");
+  }
+}
+
+async function ended<T>(child: Child): Promise<T> {
+  const output: Buffer[] = [];
+  child.stdout.on("data", (chunk: Buffer) => output.push(chunk));
+  const closed = new Promise((resolve) => child.once("close", resolve));
+  child.kill("SIGTERM");
+  await closed;
+  const last = Buffer.concat(output).toString().trim().split("\n").at(-1) ?? "";
+  return JSON.parse(last) as T;
+}
