@@ -1,0 +1,124 @@
+/**
+ * The native addon's interface (native/crates/node-addon). Loaded through `loadNative()`.
+ *
+ * Every failing call throws or rejects with an `Error` whose message reads `ACTION: ERRNO: the system's words`.
+ * Nothing here blocks the event loop for longer than a few system calls. A pending `accept` or `receive`
+ * keeps the process alive, as Node's own sockets do, until `close`.
+ */
+
+/** SO_PEERCRED: who connected (or listened), as the kernel saw it at connect time. */
+export interface PeerCredentials {
+  readonly pid: number;
+  readonly uid: number;
+  readonly gid: number;
+}
+
+/** A connection accepted on a stream socket: hand `fd` to `new net.Socket({ fd })`, which then owns it. */
+export interface AcceptedStream {
+  readonly fd: number;
+  readonly peer: PeerCredentials;
+}
+
+/** One packet. Descriptors are close-on-exec and owned by the receiver: close or pass on each. */
+export interface Packet {
+  readonly data: Buffer;
+  readonly fds: readonly number[];
+}
+
+export interface StreamListener {
+  /** Resolves with the next connection, `null` once closed. Rejects for example with EMFILE: wait before the next call. */
+  accept(): Promise<AcceptedStream | null>;
+  /** Ends pending accepts and removes the socket file, unless another process has replaced it. */
+  close(): void;
+}
+
+export interface PacketListener {
+  /** As `StreamListener.accept`. */
+  accept(): Promise<PacketConnection | null>;
+  close(): void;
+}
+
+/** A SOCK_SEQPACKET connection. */
+export interface PacketConnection {
+  readonly peer: PeerCredentials;
+  /**
+   * Sends one packet of 1 byte to 1 MiB with copies of at most 16 descriptors. Both are copied during the call: the
+   * caller may close its descriptors and reuse the buffer at once. Packets leave in the order of the calls.
+   */
+  send(data: Buffer, fds: readonly number[]): Promise<void>;
+  /**
+   * The next packet; `null` when the peer has closed or `close` was called. A packet longer than `maxBytes` or with more
+   * than 16 descriptors is an error, and its descriptors are closed. One call at a time.
+   */
+  receive(maxBytes: number): Promise<Packet | null>;
+  /** Ends pending calls; packets not yet sent are dropped (await `send` first). */
+  close(): void;
+}
+
+/** An open network namespace. `inode` and `device` together name it (nsfs). */
+export interface Netns {
+  readonly fd: number;
+  readonly inode: number;
+  readonly device: number;
+}
+
+/** `address` in text form without a zone, `prefix` in bits. */
+export interface NetnsAddress {
+  readonly interface: string;
+  readonly address: string;
+  readonly prefix: number;
+}
+
+/** `code` is the exit code, or 128 + the signal's number. */
+export interface ProgramResult {
+  readonly code: number;
+  readonly stdout: string;
+  readonly stderr: string;
+}
+
+export interface NativeAddon {
+  readonly StreamListener: {
+    /**
+     * Binds and listens. The socket file has `mode` (permission bits) from the moment it can be seen; a stale socket
+     * file is replaced; one that another process serves is an EADDRINUSE error, any other file an EEXIST error.
+     */
+    bind(path: string, mode: number): StreamListener;
+  };
+  readonly PacketListener: {
+    /** As `StreamListener.bind`, for SOCK_SEQPACKET. */
+    bind(path: string, mode: number): PacketListener;
+  };
+  readonly PacketConnection: {
+    connect(path: string): Promise<PacketConnection>;
+  };
+  /**
+   * Opens a namespace file (an `ip netns` name's path, /proc/PID/ns/net); close with `closeFd`. Verifies that it is a
+   * network namespace (nsfs, CLONE_NEWNET).
+   */
+  openNetns(path: string): Netns;
+  /** The inode of the calling process's network namespace. */
+  currentNetnsInode(): number;
+  /** IPv4 and IPv6 addresses of all interfaces inside the namespace. */
+  netnsAddresses(fd: number): Promise<readonly NetnsAddress[]>;
+  /**
+   * Runs a program inside the namespace (setns in the child between fork and exec), with `stdin` as its input, and
+   * collects its output (at most 1 MiB of each kind). When it ends, or after `timeoutMs`, whatever it has started in
+   * its process group gets SIGKILL; a timeout rejects with ETIMEDOUT.
+   */
+  runInNetns(
+    fd: number,
+    command: string,
+    args: readonly string[],
+    stdin: string,
+    timeoutMs: number,
+  ): Promise<ProgramResult>;
+  /** Writes a sysctl below `net/` (for example `net/ipv4/ip_nonlocal_bind`) as seen from inside the namespace. */
+  writeNetnsSysctl(fd: number, name: string, value: string): Promise<void>;
+  /** The seals of a memfd (F_GET_SEALS, bits as in fcntl(2)); throws for anything that is not one. */
+  memfdSeals(fd: number): number;
+  /** A close-on-exec duplicate. */
+  duplicateFd(fd: number): number;
+  closeFd(fd: number): void;
+  /** Asks the kernel to send `signal` (a number) to this process when its parent ends (PR_SET_PDEATHSIG). */
+  dieWithParent(signal: number): void;
+}
