@@ -1,0 +1,187 @@
+//! The documented precedence: DENY, then ALLOW, then what their absence means.
+
+use std::sync::Arc;
+
+use meltemi_types::PolicyKey;
+
+use crate::policy::{Action, ConnectionFacts, Policy};
+
+/// What becomes of a connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Decision {
+    /// `policy` is the ALLOW policy that matched; `None` where no ALLOW policy applies.
+    Allow {
+        policy: Option<Arc<Policy>>,
+    },
+    Deny(DenyReason),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DenyReason {
+    /// This DENY policy matched.
+    Denied(Arc<Policy>),
+    /// ALLOW policies apply and none matched; these are they.
+    NoneAllowed { candidates: Vec<PolicyKey> },
+    /// The policies that apply are not all known, so nothing can be allowed.
+    /// Empty `policies`: none have been received at all yet.
+    Unknown { policies: Vec<PolicyKey> },
+}
+
+impl std::fmt::Display for DenyReason {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let list = |keys: &[PolicyKey]| keys.iter().map(PolicyKey::as_str).collect::<Vec<_>>().join(", ");
+        match self {
+            Self::Denied(policy) => write!(f, "DENY policy {} matched", policy.key),
+            Self::NoneAllowed { candidates } => {
+                write!(f, "no ALLOW policy matched: want one of {}", list(candidates))
+            }
+            Self::Unknown { policies } if policies.is_empty() => {
+                f.write_str("the policies of the workload have not been received yet")
+            }
+            Self::Unknown { policies } => {
+                write!(f, "policies of the workload are missing or were refused: {}", list(policies))
+            }
+        }
+    }
+}
+
+/// How a policy that does not decide matched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Effect {
+    /// An AUDIT policy (in dry run or not) matched.
+    Audit,
+    /// A DENY policy in dry run would have denied.
+    DryRunDeny,
+    /// An ALLOW policy in dry run matched.
+    DryRunAllow,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reported {
+    pub policy: Arc<Policy>,
+    pub effect: Effect,
+}
+
+/// The decision, and the matches of policies that do not decide, in the order of their keys.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Verdict {
+    pub decision: Decision,
+    pub reported: Vec<Reported>,
+    /// ALLOW policies in dry run apply and none matched, and no enforced ALLOW policy applies: were
+    /// the dry run enforced, the connection would be denied.
+    pub dry_run_would_deny: bool,
+}
+
+impl Verdict {
+    pub fn is_allowed(&self) -> bool {
+        matches!(self.decision, Decision::Allow { .. })
+    }
+
+    /// The policy that decided, where one did.
+    pub fn policy(&self) -> Option<&PolicyKey> {
+        match &self.decision {
+            Decision::Allow { policy } => policy.as_ref().map(|policy| &policy.key),
+            Decision::Deny(DenyReason::Denied(policy)) => Some(&policy.key),
+            Decision::Deny(_) => None,
+        }
+    }
+}
+
+/// The policies of one workload, ready to be evaluated. Immutable; shared by its connections.
+#[derive(Debug, Default)]
+pub struct PolicySet {
+    deny: Box<[Arc<Policy>]>,
+    allow: Box<[Arc<Policy>]>,
+    /// Those that do not decide.
+    reporting: Box<[Arc<Policy>]>,
+    missing: Box<[PolicyKey]>,
+    received: bool,
+}
+
+impl PolicySet {
+    /// `missing` are policies that apply and are not known: while there are any, all is refused.
+    pub fn new(mut policies: Vec<Arc<Policy>>, mut missing: Vec<PolicyKey>) -> Self {
+        policies.sort_by(|a, b| a.key.cmp(&b.key));
+        policies.dedup_by(|a, b| a.key == b.key);
+        missing.sort();
+        missing.dedup();
+        let (deciding, reporting): (Vec<_>, Vec<_>) = policies.into_iter().partition(|p| p.decides());
+        let (deny, allow): (Vec<_>, Vec<_>) = deciding.into_iter().partition(|p| p.action == Action::Deny);
+        Self {
+            deny: deny.into(),
+            allow: allow.into(),
+            reporting: reporting.into(),
+            missing: missing.into(),
+            received: true,
+        }
+    }
+
+    /// The set of a workload before any policy has been received: refuses all.
+    pub fn not_received() -> Self {
+        Self::default()
+    }
+
+    /// Whether every policy that applies is known.
+    pub fn is_complete(&self) -> bool {
+        self.received && self.missing.is_empty()
+    }
+
+    /// Policies that apply and are not known.
+    pub fn missing(&self) -> &[PolicyKey] {
+        &self.missing
+    }
+
+    /// All known policies that apply.
+    pub fn policies(&self) -> impl Iterator<Item = &Arc<Policy>> {
+        self.deny.iter().chain(self.allow.iter()).chain(self.reporting.iter())
+    }
+
+    /// Any DENY that matches decides; then missing knowledge refuses; then no ALLOW policies allow;
+    /// then any ALLOW that matches allows; else the connection is denied.
+    pub fn evaluate(&self, facts: &ConnectionFacts) -> Verdict {
+        let reported: Vec<Reported> = self
+            .reporting
+            .iter()
+            .filter(|policy| policy.matches(facts))
+            .map(|policy| Reported { policy: policy.clone(), effect: effect_of(policy) })
+            .collect();
+        let tries_allow = self.reporting.iter().any(|policy| policy.action == Action::Allow);
+        let tried = reported.iter().any(|entry| entry.effect == Effect::DryRunAllow);
+        Verdict {
+            decision: self.decide(facts),
+            dry_run_would_deny: self.allow.is_empty() && tries_allow && !tried,
+            reported,
+        }
+    }
+
+    fn decide(&self, facts: &ConnectionFacts) -> Decision {
+        if let Some(policy) = self.deny.iter().find(|policy| policy.matches(facts)) {
+            return Decision::Deny(DenyReason::Denied(policy.clone()));
+        }
+        if !self.is_complete() {
+            return Decision::Deny(DenyReason::Unknown { policies: self.missing.to_vec() });
+        }
+        if self.allow.is_empty() {
+            return Decision::Allow { policy: None };
+        }
+        match self.allow.iter().find(|policy| policy.matches(facts)) {
+            Some(policy) => Decision::Allow { policy: Some(policy.clone()) },
+            None => Decision::Deny(DenyReason::NoneAllowed {
+                candidates: self.allow.iter().map(|policy| policy.key.clone()).collect(),
+            }),
+        }
+    }
+}
+
+fn effect_of(policy: &Policy) -> Effect {
+    match policy.action {
+        Action::Audit => Effect::Audit,
+        Action::Deny => Effect::DryRunDeny,
+        Action::Allow => Effect::DryRunAllow,
+    }
+}
+
+/// Evaluates policies that are all known. Where several connections share them, keep a [`PolicySet`].
+pub fn evaluate(policies: &[Arc<Policy>], facts: &ConnectionFacts) -> Verdict {
+    PolicySet::new(policies.to_vec(), Vec::new()).evaluate(facts)
+}

@@ -1,0 +1,1 @@
+//! Tables over every form of match.
