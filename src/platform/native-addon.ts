@@ -76,7 +76,22 @@ export interface ProgramResult {
   readonly stderr: string;
 }
 
+/** A process held by pidfd: a recycled number is never mistaken for it. `startTicks` is field 22 of /proc/PID/stat. */
+export interface ProcessHandle {
+  readonly pid: number;
+  readonly startTicks: number;
+  /** Sends a signal (a number); `false` when the process has ended or the handle is closed. */
+  signal(signal: number): boolean;
+  /** Resolves `true` when the process has ended (reaped or not), `false` when the handle is closed first. */
+  exited(): Promise<boolean>;
+  close(): void;
+}
+
 export interface NativeAddon {
+  readonly ProcessHandle: {
+    /** Throws ESRCH when there is no such process. */
+    open(pid: number): ProcessHandle;
+  };
   readonly StreamListener: {
     /**
      * Binds and listens. The socket file has `mode` (permission bits) from the moment it can be seen; a stale socket

@@ -4,7 +4,9 @@ use std::fs;
 use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd};
 
 use napi::Result;
+use napi::bindgen_prelude::within_runtime_if_available;
 use napi_derive::napi;
+use tokio::io::unix::AsyncFd;
 
 use crate::error::AddonError;
 
@@ -17,6 +19,27 @@ pub(crate) fn duplicate(fd: i32) -> std::result::Result<OwnedFd, AddonError> {
             return Err(AddonError::last_os(format!("duplicate descriptor {fd}")));
         }
         Ok(OwnedFd::from_raw_fd(copy))
+    }
+}
+
+/// Registers a non-blocking descriptor with the addon's tokio runtime, from whatever thread.
+pub(crate) fn watch_descriptor(fd: OwnedFd) -> std::io::Result<AsyncFd<OwnedFd>> {
+    within_runtime_if_available(|| {
+        // SAFETY: an OwnedFd names the same open descriptor until it is dropped, after the AsyncFd has
+        // deregistered it.
+        unsafe { AsyncFd::register(fd) }.map_err(Into::into)
+    })
+}
+
+/// A pidfd of a process that has not been reaped.
+pub(crate) fn pidfd_of(pid: i32) -> std::io::Result<OwnedFd> {
+    // SAFETY: pidfd_open takes two integers and makes a new close-on-exec descriptor.
+    unsafe {
+        let opened = libc::syscall(libc::SYS_pidfd_open, pid, 0_u32);
+        if opened < 0 {
+            return Err(std::io::Error::last_os_error());
+        }
+        Ok(OwnedFd::from_raw_fd(opened as i32))
     }
 }
 

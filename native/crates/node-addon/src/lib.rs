@@ -8,6 +8,9 @@
 //! - descriptors are close-on-exec from the moment they exist, and owned by exactly one `OwnedFd` until
 //!   they are handed to JavaScript.
 
+// napi exports nothing under `cfg(test)`; the addon is tested in Node (test/contract/native).
+#![cfg_attr(test, allow(dead_code))]
+
 mod bind;
 mod descriptor;
 mod error;
@@ -15,6 +18,7 @@ mod message;
 mod netns;
 mod packet;
 mod peer;
+mod process;
 mod run;
 mod stream;
 

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use napi::bindgen_prelude::{Buffer, PromiseRaw, spawn, within_runtime_if_available};
+use napi::bindgen_prelude::{Buffer, PromiseRaw, spawn};
 use napi::{Env, Result};
 use napi_derive::napi;
 use nix::errno::Errno;
@@ -19,7 +19,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::bind::{checked, unix_socket};
-use crate::descriptor::duplicate;
+use crate::descriptor::{duplicate, watch_descriptor};
 use crate::error::AddonError;
 use crate::message::{self, MAX_DESCRIPTORS, Received};
 use crate::peer::PeerCredentials;
@@ -135,8 +135,8 @@ impl PacketConnection {
     fn over(socket: OwnedFd) -> std::result::Result<Self, AddonError> {
         message::pass_credentials(&socket).map_err(|error| AddonError::system("set SO_PASSCRED", error))?;
         let peer = PeerCredentials::of(&socket)?;
-        let socket = within_runtime_if_available(|| AsyncFd::new(socket))
-            .map_err(|error| AddonError::system("watch the connection", error))?;
+        let socket =
+            watch_descriptor(socket).map_err(|error| AddonError::system("watch the connection", error))?;
         let connected = Arc::new(Connected {
             socket,
             closed: watch::channel(false).0,

@@ -2,7 +2,7 @@
 //! limited. It is waited for through a pidfd, so Node's handling of its own children is not touched.
 
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -13,7 +13,7 @@ use napi_derive::napi;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use crate::descriptor::duplicate;
+use crate::descriptor::{duplicate, pidfd_of};
 use crate::error::AddonError;
 use crate::netns::{enter_raw, on_thread};
 
@@ -111,7 +111,7 @@ fn converse(
 ) -> std::result::Result<Outputs, AddonError> {
     let failed = |error: io::Error| AddonError::system(format!("run {command}"), error);
     let deadline = Instant::now() + limit;
-    let pidfd = pidfd_of(running.child.id()).map_err(failed)?;
+    let pidfd = pidfd_of(running.child.id() as i32).map_err(failed)?;
     let mut stdin = running.child.stdin.take();
     let mut stdout = Output::new(running.child.stdout.take());
     let mut stderr = Output::new(running.child.stderr.take());
@@ -193,17 +193,6 @@ impl<P: Read + AsFd> Output<P> {
             }
         }
         Ok(true)
-    }
-}
-
-fn pidfd_of(pid: u32) -> io::Result<OwnedFd> {
-    // SAFETY: pidfd_open takes two integers and makes a new close-on-exec descriptor.
-    unsafe {
-        let opened = libc::syscall(libc::SYS_pidfd_open, pid as libc::pid_t, 0_u32);
-        if opened < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        Ok(OwnedFd::from_raw_fd(opened as i32))
     }
 }
 

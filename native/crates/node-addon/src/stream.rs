@@ -4,7 +4,7 @@
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use napi::bindgen_prelude::{PromiseRaw, within_runtime_if_available};
+use napi::bindgen_prelude::PromiseRaw;
 use napi::{Env, Result};
 use napi_derive::napi;
 use nix::sys::socket::SockType;
@@ -13,6 +13,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
 
 use crate::bind::{BoundPath, listen_at};
+use crate::descriptor::watch_descriptor;
 use crate::error::AddonError;
 use crate::peer::PeerCredentials;
 
@@ -27,8 +28,8 @@ pub(crate) struct Listening {
 impl Listening {
     pub(crate) fn bind(path: &str, mode: u32, kind: SockType) -> std::result::Result<Arc<Self>, AddonError> {
         let (socket, file) = listen_at(path, mode, kind)?;
-        let socket = within_runtime_if_available(|| AsyncFd::new(socket))
-            .map_err(|error| AddonError::system(format!("bind {path}"), error))?;
+        let socket =
+            watch_descriptor(socket).map_err(|error| AddonError::system(format!("bind {path}"), error))?;
         Ok(Arc::new(Self { socket, closed: watch::channel(false).0, file }))
     }
 
