@@ -1,0 +1,73 @@
+import { defaultEnrolmentRules } from "../../domain/enrolment.js";
+import type { Clock } from "../../platform/clock.js";
+import type { Files } from "../../platform/files.js";
+import type { Logger } from "../../platform/logger.js";
+import type { NativeAddon } from "../../platform/native.js";
+import type { Random } from "../../platform/random.js";
+import type { Netns } from "../capture/mode.js";
+import { NftablesCapture } from "../capture/nftables.js";
+import { CapturedRecord } from "./captured.js";
+import { DesiredPods } from "./desired.js";
+import { NodePods } from "./node-pods.js";
+import { Claims, Pairing } from "./pairing.js";
+import type { CaptureObserver, DataPlanes } from "./pod-enrolment.js";
+import { removeRecorded } from "./recovery.js";
+
+export interface EnrolmentOptions {
+  readonly node: string;
+  readonly cluster: string;
+  /** Where the record of captured namespaces lies: the run directory. */
+  readonly recordPath: string;
+  readonly verifyIntervalMs: number;
+  readonly drainTimeoutMs: number;
+}
+
+export interface EnrolmentPlatform {
+  readonly native: NativeAddon;
+  readonly files: Files;
+  readonly clock: Clock;
+  readonly random: Random;
+  readonly log: Logger;
+  readonly dataPlanes: DataPlanes;
+  readonly observer: CaptureObserver;
+  /** As in EnrolmentDependencies. */
+  readonly changes: (netns: Netns, signal: AbortSignal) => Promise<void>;
+}
+
+/** The node's pods over the real kernel. Reads what an earlier agent has captured. */
+export async function assembleEnrolment(options: EnrolmentOptions, platform: EnrolmentPlatform): Promise<NodePods> {
+  const { native, files, clock, random, log, dataPlanes, observer, changes } = platform;
+  const captured = new CapturedRecord({
+    read: async () => (await files.readIfPresent(options.recordPath))?.toString("utf8"),
+    write: (text) => files.writeAtomic(options.recordPath, text),
+  });
+  await captured.load();
+  const claims = new Claims();
+  const capture = new NftablesCapture((...call) => native.runInNetns(...call));
+  const desired = new DesiredPods({ node: options.node, cluster: options.cluster, rules: defaultEnrolmentRules });
+  return new NodePods(desired, claims, captured, {
+    pairing: new Pairing(native, claims, hostInodes(native)),
+    capture,
+    dataPlanes,
+    captured,
+    observer,
+    clock,
+    random,
+    log,
+    changes,
+    verifyIntervalMs: options.verifyIntervalMs,
+    drainTimeoutMs: options.drainTimeoutMs,
+    removeRecorded: (key) => removeRecorded(key, captured, native, capture, log),
+  });
+}
+
+/** The namespace of process 1, where it can be seen: on a cluster the host's. */
+function hostInodes(native: NativeAddon): readonly number[] {
+  try {
+    const { fd, inode } = native.openNetns("/proc/1/ns/net");
+    native.closeFd(fd);
+    return [inode];
+  } catch {
+    return [];
+  }
+}

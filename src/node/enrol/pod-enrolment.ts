@@ -1,0 +1,246 @@
+import { MeltemiError, messageOf } from "../../domain/error.js";
+import type { CaptureMode, Netns } from "../capture/mode.js";
+import type { Clock } from "../../platform/clock.js";
+import type { Logger } from "../../platform/logger.js";
+import { backoffMs, type Random } from "../../platform/random.js";
+import { pause } from "../pause.js";
+import type { CapturedRecord } from "./captured.js";
+import { samePod, type EnrolledPod } from "./desired.js";
+import type { Pairing } from "./pairing.js";
+import type { PodState } from "./pod-state.js";
+
+/** The data planes, as an enrolment sees them (zds/server.ts). */
+export interface DataPlanes {
+  serve(
+    pod: { uid: string; info: { name: string; namespace: string; serviceAccount: string }; netnsFd: number },
+    signal: AbortSignal,
+  ): Promise<void>;
+  failure(uid: string, signal: AbortSignal): Promise<string | undefined>;
+  withdraw(uid: string): Promise<void>;
+}
+
+/** What happens in captured namespaces, for the metrics. */
+export interface CaptureObserver {
+  repaired(pod: EnrolledPod, broken: readonly string[]): void;
+  drops(pod: EnrolledPod, drops: ReadonlyMap<string, number>): void;
+  forget(pod: EnrolledPod): void;
+}
+
+export interface EnrolmentDependencies {
+  readonly pairing: Pairing;
+  readonly capture: CaptureMode;
+  readonly dataPlanes: DataPlanes;
+  readonly captured: CapturedRecord;
+  readonly observer: CaptureObserver;
+  readonly clock: Clock;
+  readonly random: Random;
+  readonly log: Logger;
+  /** Resolves when rules or routes in the namespace may have changed, or when the signal aborts. */
+  readonly changes: (netns: Netns, signal: AbortSignal) => Promise<void>;
+  /** Time between two verifications of a captured pod that no event asked for. */
+  readonly verifyIntervalMs: number;
+  /** How long carried connections may go on after a pod has left. */
+  readonly drainTimeoutMs: number;
+  /** Removes capture by record where the namespace is not open any more (recovery.ts). */
+  readonly removeRecorded: (key: string) => Promise<void>;
+}
+
+const firstRetryMs = 250;
+const lastRetryMs = 15_000;
+const drainPollMs = 100;
+
+/** One pod's enrolment: owns its namespace's descriptor and its place in the state machine of pod-state.ts. */
+export class PodEnrolment {
+  #state: PodState = { phase: "pairing" };
+  #wanted: EnrolledPod | undefined;
+  #pod: EnrolledPod;
+  #netns: Netns | undefined;
+  #attempts = 0;
+  /** Aborted and replaced whenever `#wanted` changes: ends every wait. */
+  #poke = new AbortController();
+  #firstAttempt: (() => void) | undefined;
+  /** Settles when the pod has been paired for the first time, or that has failed. */
+  readonly firstAttempt: Promise<void>;
+
+  constructor(
+    pod: EnrolledPod,
+    private readonly dependencies: EnrolmentDependencies,
+  ) {
+    this.#wanted = pod;
+    this.#pod = pod;
+    this.firstAttempt = new Promise((resolve) => {
+      this.#firstAttempt = resolve;
+    });
+  }
+
+  get pod(): EnrolledPod {
+    return this.#pod;
+  }
+
+  get state(): PodState {
+    return this.#state;
+  }
+
+  /** Takes a new reading of the pod; undefined: it is to leave. */
+  want(pod: EnrolledPod | undefined): void {
+    if (pod !== undefined && this.#wanted !== undefined && samePod(pod, this.#wanted)) return;
+    this.#wanted = pod;
+    this.#attempts = 0;
+    this.#poke.abort();
+  }
+
+  /** Runs until the pod has left. */
+  async run(): Promise<void> {
+    for (;;) {
+      this.#poke = new AbortController();
+      const wanted = this.#wanted;
+      if (wanted === undefined) break;
+      if (wanted.netns !== this.#pod.netns) await this.#leave();
+      this.#pod = wanted;
+      try {
+        await this.#enrol(wanted, this.#poke.signal);
+      } catch (error) {
+        await this.#fail(error, this.#poke.signal);
+      }
+    }
+    await this.#leave();
+  }
+
+  /** Resolves when the pod is wanted differently; rejects when a step or a check fails. */
+  async #enrol(pod: EnrolledPod, signal: AbortSignal): Promise<void> {
+    const { pairing, capture, dataPlanes, captured, clock, log } = this.dependencies;
+    this.#state = { phase: "pairing" };
+    const netns = await pairing.pair(pod);
+    this.#netns = netns;
+    this.#state = { phase: "announcing" };
+    this.#firstAttempt?.();
+    const { name, namespace, serviceAccount } = pod;
+    await dataPlanes.serve(
+      { uid: pod.workloadUid, info: { name, namespace, serviceAccount }, netnsFd: netns.fd },
+      signal,
+    );
+    if (signal.aborted) return this.#pause();
+    this.#state = { phase: "capturing" };
+    await captured.set({ key: pod.key, netns: pod.netns ?? "", inode: netns.inode });
+    await capture.apply(netns, "redirecting");
+    this.#state = { phase: "serving", sinceMs: clock.now() };
+    this.#attempts = 0;
+    log.info("pod enrolled", { pod: pod.key, netns: pod.netns, inode: netns.inode, mode: capture.name });
+    await this.#guard(pod, netns, signal);
+    await this.#pause();
+  }
+
+  /** Watches over a serving pod. Resolves when it is wanted differently; rejects when it may not be served on. */
+  async #guard(pod: EnrolledPod, netns: Netns, signal: AbortSignal): Promise<void> {
+    const { pairing, dataPlanes, clock, changes, verifyIntervalMs } = this.dependencies;
+    const failed = dataPlanes.failure(pod.workloadUid, signal);
+    for (;;) {
+      const turn = new AbortController();
+      const either = AbortSignal.any([signal, turn.signal]);
+      const refusal = await Promise.race([
+        failed,
+        changes(netns, either).then(() => undefined),
+        pause(clock, verifyIntervalMs, either).then(() => undefined),
+      ]);
+      turn.abort();
+      if (refusal !== undefined)
+        throw new MeltemiError("unavailable", `the data plane cannot serve the pod: ${refusal}`);
+      if (signal.aborted) return;
+      const pairingNow = await pairing.verify(pod, netns);
+      if (pairingNow !== "same") {
+        throw new MeltemiError(
+          "conflict",
+          pairingNow === "other_namespace"
+            ? `network namespace "${pod.netns ?? ""}" is gone, or the name means another one now`
+            : `the pod's address ${pod.ips.join(", ")} is no longer in network namespace "${pod.netns ?? ""}"`,
+          { hint: "the pod is paired anew as soon as namespace and address belong together" },
+        );
+      }
+      await this.#verifyCapture(pod, netns);
+    }
+  }
+
+  async #verifyCapture(pod: EnrolledPod, netns: Netns): Promise<void> {
+    const { capture, observer, log } = this.dependencies;
+    const { broken, drops } = await capture.verify(netns, "redirecting");
+    observer.drops(pod, drops);
+    if (broken.length === 0) return;
+    await capture.apply(netns, "redirecting");
+    observer.repaired(pod, broken);
+    log.warn("capture repaired", { pod: pod.key, broken });
+  }
+
+  /** Stops serving the pod and lets go of its namespace, with its capture left in force: nothing passes in the clear meanwhile. */
+  async #pause(): Promise<void> {
+    const netns = this.#netns;
+    if (netns === undefined || this.#keepsPairing()) return;
+    this.#netns = undefined;
+    await this.dependencies.dataPlanes.withdraw(this.#pod.workloadUid);
+    this.dependencies.pairing.release(this.#pod, netns);
+  }
+
+  /** A pod that leaves needs its namespace once more, to remove capture from it. */
+  #keepsPairing(): boolean {
+    return this.#wanted === undefined || this.#wanted.netns !== this.#pod.netns;
+  }
+
+  async #fail(error: unknown, signal: AbortSignal): Promise<void> {
+    const { clock, log, random } = this.dependencies;
+    if (signal.aborted) return this.#pause();
+    const delayMs = Math.round(backoffMs(random, this.#attempts, firstRetryMs, lastRetryMs));
+    this.#attempts += 1;
+    const hint = error instanceof MeltemiError ? error.hint : undefined;
+    const reason = messageOf(error);
+    this.#state = {
+      phase: "failed",
+      reason,
+      hint,
+      attempts: this.#attempts,
+      retryAtMs: clock.now() + delayMs,
+    };
+    if (this.#attempts === 1) log.error("pod not enrolled", { pod: this.#pod.key, reason, hint });
+    this.#firstAttempt?.();
+    await this.#pause();
+    await pause(clock, delayMs, signal);
+  }
+
+  /** Capture first (new connections go directly), then the data plane, then what is left once carried connections have ended. */
+  async #leave(): Promise<void> {
+    const { capture, captured, dataPlanes, pairing, observer, log, removeRecorded } = this.dependencies;
+    const pod = this.#pod;
+    const netns = this.#netns;
+    this.#netns = undefined;
+    this.#state = { phase: "leaving" };
+    this.#firstAttempt?.();
+    if (netns === undefined) {
+      if (captured.get(pod.key) !== undefined) await removeRecorded(pod.key);
+    } else {
+      try {
+        const wasCaptured = captured.get(pod.key) !== undefined;
+        if (wasCaptured) await capture.apply(netns, "draining");
+        await dataPlanes.withdraw(pod.workloadUid);
+        if (wasCaptured) {
+          await this.#drained(netns);
+          await capture.remove(netns);
+          await captured.delete(pod.key);
+        }
+      } catch (error) {
+        // The record stays: the next start, or the next pod there, finds it.
+        log.error("capture not removed", { pod: pod.key, error: messageOf(error) });
+        await dataPlanes.withdraw(pod.workloadUid);
+      } finally {
+        pairing.release(pod, netns);
+      }
+    }
+    observer.forget(pod);
+    log.info("pod left the mesh", { pod: pod.key });
+  }
+
+  async #drained(netns: Netns): Promise<void> {
+    const { capture, clock, drainTimeoutMs } = this.dependencies;
+    const deadlineMs = clock.now() + drainTimeoutMs;
+    const never = new AbortController().signal;
+    while (clock.now() < deadlineMs && (await capture.carriedConnections(netns)) > 0)
+      await pause(clock, drainPollMs, never);
+  }
+}

@@ -1,0 +1,38 @@
+import { messageOf } from "../../domain/error.js";
+import type { CaptureMode } from "../capture/mode.js";
+import type { Logger } from "../../platform/logger.js";
+import type { CapturedRecord } from "./captured.js";
+import { netnsPaths, type NetnsAccess } from "./pairing.js";
+
+/**
+ * Removes capture from a namespace that an earlier agent (or an earlier pairing) captured and that is not
+ * open any more. A name that means another namespace now is left alone: the captured one is gone.
+ */
+export async function removeRecorded(
+  key: string,
+  captured: CapturedRecord,
+  access: NetnsAccess,
+  capture: CaptureMode,
+  log: Logger,
+): Promise<void> {
+  const record = captured.get(key);
+  if (record === undefined) return;
+  for (const path of netnsPaths(record.netns)) {
+    let fd: number | undefined;
+    try {
+      const opened = access.openNetns(path);
+      fd = opened.fd;
+      if (opened.inode !== record.inode) continue;
+      await capture.remove(opened);
+      break;
+    } catch (error) {
+      if (fd !== undefined) {
+        log.error("capture not removed", { pod: key, error: messageOf(error) });
+        return;
+      }
+    } finally {
+      if (fd !== undefined) access.closeFd(fd);
+    }
+  }
+  await captured.delete(key);
+}

@@ -1,0 +1,170 @@
+import { MeltemiError } from "../../domain/error.js";
+import type { Clock } from "../../platform/clock.js";
+import { decodeAck, decodeHello, encodeRequest, maxPacketBytes, type Request } from "./messages.js";
+import type { TableEntry, WorkloadTable } from "./table.js";
+
+/** The addon's SOCK_SEQPACKET connection, as far as it is needed here. */
+export interface PacketPeer {
+  readonly peer: { readonly pid: number; readonly uid: number };
+  send(data: Buffer, fds: readonly number[]): Promise<void>;
+  receive(maxBytes: number): Promise<{ readonly data: Buffer; readonly fds: readonly number[] } | null>;
+  close(): void;
+}
+
+export interface StreamDependencies {
+  readonly table: WorkloadTable;
+  readonly clock: Clock;
+  readonly ackTimeoutMs: number;
+  readonly closeFd: (fd: number) => void;
+}
+
+/** Where the data plane stands with one pod. */
+interface Told {
+  readonly entry: TableEntry;
+  /** Empty: serving. */
+  readonly error: string;
+}
+
+/**
+ * One data plane's connection:
+ *
+ *   hello -> telling (add ... add) -> SnapshotSent -> live (add | del)*
+ *
+ * One request is under way at a time. The stream never queues: after each answer it compares the table
+ * with what it has told and sends the next difference, so that a pod that came and went meanwhile costs nothing.
+ */
+export class ZdsStream {
+  readonly #told = new Map<string, Told>();
+  #live = false;
+  #closed = false;
+  #wake: (() => void) | undefined;
+  #reading: Promise<Buffer | null> | undefined;
+
+  constructor(
+    private readonly connection: PacketPeer,
+    private readonly dependencies: StreamDependencies,
+  ) {}
+
+  get pid(): number {
+    return this.connection.peer.pid;
+  }
+
+  /** True once the data plane has acknowledged the whole snapshot. */
+  get live(): boolean {
+    return this.#live && !this.#closed;
+  }
+
+  /** The data plane's answer about an entry; undefined while it has not been asked. */
+  answer(entry: TableEntry): { readonly error: string } | undefined {
+    const told = this.#told.get(entry.pod.uid);
+    return told?.entry === entry ? told : undefined;
+  }
+
+  /** Whether the data plane may still serve something under that uid. */
+  tells(uid: string): boolean {
+    return this.#told.has(uid);
+  }
+
+  close(): void {
+    if (this.#closed) return;
+    this.#closed = true;
+    this.connection.close();
+    this.#wake?.();
+  }
+
+  /** Serves the connection until either side closes it. Rejects with what the data plane did wrong. */
+  async run(): Promise<void> {
+    const unsubscribe = this.dependencies.table.subscribe(() => this.#wake?.());
+    try {
+      const hello = await this.#answer();
+      if (hello === null) return;
+      decodeHello(hello);
+      while (!this.#closed) {
+        const step = this.#next();
+        if (step === undefined) await this.#change();
+        else if (!(await this.#tell(step))) return;
+      }
+    } finally {
+      unsubscribe();
+      this.close();
+      this.dependencies.table.changed();
+    }
+  }
+
+  #next(): { request: Request; entry?: TableEntry } | undefined {
+    const { entries } = this.dependencies.table;
+    for (const [uid, { entry }] of this.#told) {
+      if (entries.get(uid) !== entry) return { request: { type: "del", uid } };
+    }
+    for (const [uid, entry] of entries) {
+      if (!this.#told.has(uid)) return { request: { type: "add", uid, info: entry.pod.info }, entry };
+    }
+    return this.#live ? undefined : { request: { type: "snapshot_sent" } };
+  }
+
+  /** False when the data plane has gone. */
+  async #tell({ request, entry }: { request: Request; entry?: TableEntry }): Promise<boolean> {
+    await this.connection.send(encodeRequest(request), entry === undefined ? [] : [entry.pod.netnsFd]);
+    const answer = await this.#answer();
+    if (answer === null) return false;
+    const error = decodeAck(answer);
+    switch (request.type) {
+      case "add":
+        if (entry !== undefined) this.#told.set(request.uid, { entry, error });
+        break;
+      case "del":
+        this.#told.delete(request.uid);
+        break;
+      case "snapshot_sent":
+        if (error !== "")
+          throw new MeltemiError("unavailable", `the data plane refuses the snapshot: ${error}`);
+        this.#live = true;
+    }
+    this.dependencies.table.changed();
+    return true;
+  }
+
+  /** Waits for the table to change. Between requests a data plane says nothing: all that may come is its end. */
+  async #change(): Promise<void> {
+    const changed = new Promise<"changed">((resolve) => {
+      this.#wake = () => resolve("changed");
+    });
+    const outcome = await Promise.race([changed, this.#packet()]);
+    this.#wake = undefined;
+    if (outcome === "changed") return;
+    if (outcome === null) this.close();
+    else throw new MeltemiError("bad_input", "the data plane has sent a message that answers nothing");
+  }
+
+  /** The next packet. At most one read is under way; one that was not awaited to its end is taken up again. */
+  #packet(): Promise<Buffer | null> {
+    this.#reading ??= this.#read().finally(() => {
+      this.#reading = undefined;
+    });
+    return this.#reading;
+  }
+
+  async #read(): Promise<Buffer | null> {
+    const packet = await this.connection.receive(maxPacketBytes);
+    if (packet === null) return null;
+    for (const fd of packet.fds) this.dependencies.closeFd(fd);
+    if (packet.fds.length > 0)
+      throw new MeltemiError("bad_input", "the data plane has sent a descriptor where none belongs");
+    return packet.data;
+  }
+
+  async #answer(): Promise<Buffer | null> {
+    const { clock, ackTimeoutMs } = this.dependencies;
+    let cancel = (): void => undefined;
+    const late = new Promise<never>((_, reject) => {
+      cancel = clock.schedule(ackTimeoutMs, () =>
+        reject(new MeltemiError("unavailable", `the data plane has not answered within ${ackTimeoutMs} ms`)),
+      );
+    });
+    try {
+      return await Promise.race([this.#packet(), late]);
+    } finally {
+      cancel();
+    }
+  }
+}
