@@ -55,7 +55,11 @@ function schedule(delayMs: number, task: () => void, options: TimerOptions = {})
 }
 
 /** `sleep` on top of any `schedule`. */
-export function sleepWith(start: Clock["schedule"], delayMs: number, options: TimerOptions = {}): Promise<void> {
+export function sleepWith(
+  start: Clock["schedule"],
+  delayMs: number,
+  options: TimerOptions = {},
+): Promise<void> {
   const { signal, background } = options;
   return new Promise((resolve, reject) => {
     if (signal?.aborted) {
@@ -86,7 +90,11 @@ export async function every(
   clock: Clock,
   periodMs: number,
   task: () => Promise<void> | void,
-  options: { readonly signal: AbortSignal; readonly onError: (error: unknown) => void; readonly background?: boolean },
+  options: {
+    readonly signal: AbortSignal;
+    readonly onError: (error: unknown) => void;
+    readonly background?: boolean;
+  },
 ): Promise<void> {
   const { signal, onError, background = false } = options;
   while (!signal.aborted) {

@@ -38,7 +38,8 @@ export const systemFiles: Files = {
       throw error;
     }
   },
-  writeAtomic: (path, data, options = {}) => within("write", path, () => replace(path, data, options.mode ?? 0o600)),
+  writeAtomic: (path, data, options = {}) =>
+    within("write", path, () => replace(path, data, options.mode ?? 0o600)),
   makeDirectory: (path, mode) =>
     within("make the directory", path, async () => {
       await mkdir(path, { recursive: true, mode });
@@ -63,7 +64,11 @@ async function replace(path: string, data: string | Uint8Array, mode: number): P
   const directory = dirname(path);
   // In the same directory, because a rename is atomic only within one file system; hidden from those who list it.
   const staged = join(directory, `.${basename(path)}.${randomBytes(6).toString("hex")}.tmp`);
-  const file = await open(staged, constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL | constants.O_NOFOLLOW, 0o600);
+  const file = await open(
+    staged,
+    constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL | constants.O_NOFOLLOW,
+    0o600,
+  );
   try {
     try {
       await file.writeFile(data);
@@ -90,8 +95,12 @@ async function within<T>(action: string, path: string, work: () => Promise<T>): 
     return await work();
   } catch (error) {
     const code = (error as NodeJS.ErrnoException).code;
-    throw new MeltemiError(code === "ENOENT" ? "not_found" : "system", `Cannot ${action} ${path}: ${messageOf(error)}`, {
-      cause: error,
-    });
+    throw new MeltemiError(
+      code === "ENOENT" ? "not_found" : "system",
+      `Cannot ${action} ${path}: ${messageOf(error)}`,
+      {
+        cause: error,
+      },
+    );
   }
 }

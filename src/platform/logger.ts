@@ -36,7 +36,8 @@ export interface LoggerOptions {
 
 export function createLogger(options: LoggerOptions): Logger {
   const lines = options.destination ?? pino.destination({ fd: 1, sync: true });
-  const destination = options.format === "json" ? lines : prettyOver(lines, options.destination === undefined);
+  const destination =
+    options.format === "json" ? lines : prettyOver(lines, options.destination === undefined);
   const root = pino(
     {
       level: "trace",
@@ -60,7 +61,9 @@ export function defaultLogFormat(stream: { readonly isTTY?: boolean }): "json" |
 export function parseLogLevel(text: string): LogLevel {
   const level = logLevels.find((known) => known === text);
   if (level === undefined) {
-    throw new MeltemiError("bad_input", `"${text}" is not a log level.`, { hint: `One of: ${logLevels.join(", ")}` });
+    throw new MeltemiError("bad_input", `"${text}" is not a log level.`, {
+      hint: `One of: ${logLevels.join(", ")}`,
+    });
   }
   return level;
 }

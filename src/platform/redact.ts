@@ -42,7 +42,8 @@ function copyRecord(entries: Iterable<readonly [unknown, unknown]>, depth: numbe
   const copy: Record<string, unknown> = {};
   for (const [key, value] of entries) {
     const name = String(key);
-    copy[name] = isSecretName(name) && value !== undefined && value !== null ? redacted : safe(value, depth + 1);
+    copy[name] =
+      isSecretName(name) && value !== undefined && value !== null ? redacted : safe(value, depth + 1);
   }
   return copy;
 }

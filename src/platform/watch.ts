@@ -99,7 +99,10 @@ class Batch {
     if (this.#delivering) return;
     const waited = clock.monotonic() - this.#firstAt;
     this.#cancel?.();
-    this.#cancel = clock.schedule(Math.min(debounceMs, Math.max(0, longestWaitMs - waited)), () => void this.#deliver());
+    this.#cancel = clock.schedule(
+      Math.min(debounceMs, Math.max(0, longestWaitMs - waited)),
+      () => void this.#deliver(),
+    );
   }
 
   end(): void {
