@@ -136,11 +136,12 @@ export class ZdsStream {
     else throw new MeltemiError("bad_input", "the data plane has sent a message that answers nothing");
   }
 
-  /** The next packet. At most one read is under way; one that was not awaited to its end is taken up again. */
+  /**
+   * The next packet. At most one read is under way; one that idleness began is the next answer's, which
+   * may have come before it is awaited: only `#answer` takes it off.
+   */
   #packet(): Promise<Buffer | null> {
-    this.#reading ??= this.#read().finally(() => {
-      this.#reading = undefined;
-    });
+    this.#reading ??= this.#read();
     return this.#reading;
   }
 
@@ -165,6 +166,7 @@ export class ZdsStream {
       return await Promise.race([this.#packet(), late]);
     } finally {
       cancel();
+      this.#reading = undefined;
     }
   }
 }
