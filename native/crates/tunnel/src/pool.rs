@@ -1,0 +1,234 @@
+//! Tunnels kept for reuse, one pool per pod of this node.
+//!
+//! A tunnel serves exactly one key: who connects, as whom, to which workload at which address. A pod
+//! that comes back under a recycled address has another uid and never meets an old tunnel.
+use crate::{ClientTunnel, ConnectFailure, ConnectFailureKind, Limits, OpenError, OpenRequest, TunnelStream};
+use futures::FutureExt;
+use futures::future::{BoxFuture, Shared};
+use parking_lot::Mutex;
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Weak};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// What a tunnel is bound to.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct PoolKey {
+    /// Identity shown to the peer.
+    pub source: Arc<str>,
+    /// Address the tunnel comes from: the pod's own.
+    pub source_ip: IpAddr,
+    /// Identities of which the peer must prove one.
+    pub destinations: Arc<[Arc<str>]>,
+    pub address: SocketAddr,
+    /// The destination workload, so that its end is the tunnel's end.
+    pub workload: Arc<str>,
+}
+
+/// Makes the encrypted stream that a tunnel runs on, and checks the peer.
+pub trait Connector: Send + Sync + 'static {
+    type Io: AsyncRead + AsyncWrite + Unpin + Send + 'static;
+
+    /// Connects and proves both identities. Bounded in time by the implementation.
+    fn connect(&self, key: &PoolKey) -> impl Future<Output = Result<Self::Io, ConnectFailure>> + Send;
+}
+
+type Connecting = Shared<BoxFuture<'static, Result<(), ConnectFailure>>>;
+
+#[derive(Debug, Default)]
+struct Entry {
+    tunnels: Vec<ClientTunnel>,
+    connecting: Option<Connecting>,
+}
+
+/// The tunnels of one pod.
+#[derive(Debug)]
+pub struct Pool<C>(Arc<Inner<C>>);
+
+impl<C> Clone for Pool<C> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+#[derive(Debug)]
+struct Inner<C> {
+    connector: C,
+    limits: Limits,
+    entries: Mutex<HashMap<PoolKey, Entry>>,
+    tasks: TaskTracker,
+    closed: CancellationToken,
+}
+
+/// How often a stream is opened anew when its tunnel turns out to have ended.
+const ATTEMPTS: usize = 4;
+
+impl<C: Connector> Pool<C> {
+    /// `closed` ends every tunnel when cancelled.
+    pub fn new(connector: C, limits: Limits, closed: CancellationToken) -> Self {
+        Self(Arc::new(Inner {
+            connector,
+            limits,
+            entries: Mutex::default(),
+            tasks: TaskTracker::new(),
+            closed,
+        }))
+    }
+
+    /// Opens a stream on a tunnel for `key`, making one if none has a place. Cancel safe.
+    pub async fn open(&self, key: &PoolKey, request: &OpenRequest) -> Result<TunnelStream, OpenError> {
+        let mut attempt = 1;
+        loop {
+            let (tunnel, slot) = match self.reserve(key) {
+                Ok(found) => found,
+                Err(connecting) => {
+                    connecting.await?;
+                    continue;
+                }
+            };
+            match tunnel.open_in(slot, request, &self.0.limits).await {
+                Err(error) if error.retryable() && attempt < ATTEMPTS && !self.0.closed.is_cancelled() => {
+                    tracing::debug!(%error, address = %key.address, "tunnel ended before its answer, trying another");
+                    self.0.remove(key, &tunnel);
+                    attempt += 1;
+                }
+                result => return result,
+            }
+        }
+    }
+
+    /// A place on a tunnel, or the connect that everyone without one waits for.
+    fn reserve(&self, key: &PoolKey) -> Result<(ClientTunnel, crate::stream::Slot), Connecting> {
+        let mut entries = self.0.entries.lock();
+        let entry = entries.entry(key.clone()).or_default();
+        for tunnel in &entry.tunnels {
+            if let Some(slot) = tunnel.reserve() {
+                return Ok((tunnel.clone(), slot));
+            }
+        }
+        if let Some(connecting) = &entry.connecting {
+            return Err(connecting.clone());
+        }
+        // A task of its own: the connect goes on if the connection that caused it goes away.
+        let task = self.0.tasks.spawn(connect(self.0.clone(), key.clone()));
+        let connecting = async move {
+            task.await.unwrap_or_else(|error| {
+                Err(ConnectFailure::new(ConnectFailureKind::Connect, error.to_string()))
+            })
+        };
+        let connecting = connecting.boxed().shared();
+        entry.connecting = Some(connecting.clone());
+        Err(connecting)
+    }
+
+    /// Ends the tunnels that `keep` does not want, with the streams on them.
+    pub fn retain(&self, keep: impl Fn(&PoolKey) -> bool) {
+        let mut ended = Vec::new();
+        self.0.entries.lock().retain(|key, entry| {
+            let kept = keep(key);
+            if !kept {
+                ended.append(&mut entry.tunnels);
+            }
+            kept || entry.connecting.is_some()
+        });
+        for tunnel in ended {
+            tunnel.close();
+        }
+    }
+
+    /// Takes all tunnels out of use. Streams on them go on; new streams get new tunnels, and a tunnel
+    /// ends with its last stream. For an identity that was renewed under another root.
+    pub fn retire(&self) {
+        for entry in self.0.entries.lock().values_mut() {
+            entry.tunnels.clear();
+        }
+    }
+
+    /// Tunnels that streams can be opened on.
+    pub fn len(&self) -> usize {
+        self.0.entries.lock().values().map(|entry| entry.tunnels.len()).sum()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl<C> Inner<C> {
+    fn remove(&self, key: &PoolKey, tunnel: &ClientTunnel) {
+        let mut entries = self.entries.lock();
+        if let Some(entry) = entries.get_mut(key) {
+            entry.tunnels.retain(|other| !other.same(tunnel));
+            if entry.tunnels.is_empty() && entry.connecting.is_none() {
+                entries.remove(key);
+            }
+        }
+    }
+}
+
+async fn connect<C: Connector>(inner: Arc<Inner<C>>, key: PoolKey) -> Result<(), ConnectFailure> {
+    let closed = || ConnectFailure::new(ConnectFailureKind::Connect, "the pod left the mesh");
+    let connecting = async {
+        let io = inner.connector.connect(&key).await?;
+        ClientTunnel::begin(io, inner.limits.clone())
+            .await
+            .map_err(|e| ConnectFailure::new(ConnectFailureKind::Tls, e.to_string()))
+    };
+    let connected = tokio::select! {
+        connected = connecting => connected,
+        () = inner.closed.cancelled() => Err(closed()),
+    };
+    let mut entries = inner.entries.lock();
+    let entry = entries.entry(key.clone()).or_default();
+    entry.connecting = None;
+    match connected {
+        Ok((tunnel, driver)) => {
+            entry.tunnels.push(tunnel.clone());
+            let watch = watch(Arc::downgrade(&inner), key, tunnel, inner.closed.clone(), inner.limits.idle);
+            inner.tasks.spawn(async move {
+                if let Err(error) = driver.await {
+                    tracing::debug!(%error, "tunnel ended");
+                }
+            });
+            inner.tasks.spawn(watch);
+            Ok(())
+        }
+        Err(failure) => {
+            if entry.tunnels.is_empty() {
+                entries.remove(&key);
+            }
+            Err(failure)
+        }
+    }
+}
+
+/// Takes a tunnel out of the pool when it has ended or was idle for long, and ends it with the pool.
+async fn watch<C>(
+    inner: Weak<Inner<C>>,
+    key: PoolKey,
+    tunnel: ClientTunnel,
+    closed: CancellationToken,
+    idle: std::time::Duration,
+) {
+    let mut wait = idle;
+    loop {
+        tokio::select! {
+            () = tunnel.ended() => break,
+            () = closed.cancelled() => {
+                tunnel.close();
+                break;
+            }
+            () = tokio::time::sleep(wait) => match tunnel.idle() {
+                Some(since) if since >= idle => break,
+                Some(since) => wait = idle - since,
+                None => wait = idle,
+            },
+        }
+    }
+    // Without senders left, HTTP/2 ends the connection after its last stream.
+    if let Some(inner) = inner.upgrade() {
+        inner.remove(&key, &tunnel);
+    }
+}

@@ -1,0 +1,220 @@
+//! Relay between a TCP socket and a stream of a tunnel.
+use super::tcp::{break_off, broken, end_output, poll_read, poll_write};
+use super::{Cause, Meter, RelayEnd};
+use crate::TunnelStream;
+use crate::buffers::ReadSize;
+use bytes::Bytes;
+use h2::{Reason, RecvStream, SendStream};
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::io;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, ready};
+use tokio::net::TcpStream;
+
+/// Pieces and bytes taken from a tunnel before they are written.
+const GATHER_PIECES: usize = 16;
+const GATHER_BYTES: usize = 512 << 10;
+
+enum Fault {
+    Socket(io::Error),
+    Stream(Cause),
+}
+
+impl From<io::Error> for Fault {
+    fn from(error: io::Error) -> Self {
+        Self::Socket(error)
+    }
+}
+
+impl From<h2::Error> for Fault {
+    fn from(error: h2::Error) -> Self {
+        Self::Stream(Cause::Stream(error))
+    }
+}
+
+/// Socket to tunnel.
+#[derive(Default)]
+struct Forward {
+    size: ReadSize,
+    pending: Bytes,
+    ended: bool,
+}
+
+impl Forward {
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        tcp: &TcpStream,
+        send: &mut SendStream<Bytes>,
+        meter: &impl Meter,
+    ) -> Poll<Result<(), Fault>> {
+        loop {
+            if !self.pending.is_empty() {
+                let capacity = ready!(poll_capacity(cx, send, self.pending.len()))?;
+                let piece = self.pending.split_to(capacity.min(self.pending.len()));
+                meter.forward(piece.len());
+                send.send_data(piece, false)?;
+                continue;
+            }
+            // Also where nothing is to be sent, a reset by the peer ends the connection.
+            if let Poll::Ready(reset) = send.poll_reset(cx) {
+                let reason = reset?;
+                if !(self.ended && reason == Reason::NO_ERROR) {
+                    return Poll::Ready(Err(h2::Error::from(reason).into()));
+                }
+            }
+            if self.ended {
+                return Poll::Ready(Ok(()));
+            }
+            match ready!(poll_read(cx, tcp, &mut self.size))? {
+                Some(bytes) => self.pending = bytes,
+                None => {
+                    self.ended = true;
+                    send.send_data(Bytes::new(), true)?;
+                }
+            }
+        }
+    }
+
+    /// Waits for something else than its input: a failure there would go unnoticed.
+    fn ignores_input(&self) -> bool {
+        self.ended || !self.pending.is_empty()
+    }
+}
+
+/// Room for at least one byte of `wanted`.
+fn poll_capacity(
+    cx: &mut Context<'_>,
+    send: &mut SendStream<Bytes>,
+    wanted: usize,
+) -> Poll<Result<usize, Fault>> {
+    send.reserve_capacity(wanted);
+    loop {
+        // poll_capacity tells only of increases: what is there already is asked first.
+        let capacity = send.capacity();
+        if capacity > 0 {
+            return Poll::Ready(Ok(capacity));
+        }
+        match ready!(send.poll_capacity(cx)) {
+            Some(Ok(_)) => {}
+            Some(Err(error)) => return Poll::Ready(Err(error.into())),
+            None => {
+                let cause = match send.poll_reset(cx) {
+                    Poll::Ready(Ok(reason)) => Cause::Stream(reason.into()),
+                    Poll::Ready(Err(error)) => Cause::Stream(error),
+                    Poll::Pending => Cause::StreamClosed,
+                };
+                return Poll::Ready(Err(Fault::Stream(cause)));
+            }
+        }
+    }
+}
+
+/// Tunnel to socket.
+#[derive(Default)]
+struct Back {
+    queue: VecDeque<Bytes>,
+    queued: usize,
+    input_ended: bool,
+    ended: bool,
+}
+
+impl Back {
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        receive: &mut RecvStream,
+        tcp: &TcpStream,
+        meter: &impl Meter,
+    ) -> Poll<Result<(), Fault>> {
+        loop {
+            self.gather(cx, receive)?;
+            if self.queue.is_empty() {
+                if !self.input_ended {
+                    return Poll::Pending;
+                }
+                if !self.ended {
+                    self.ended = true;
+                    end_output(tcp)?;
+                }
+                return Poll::Ready(Ok(()));
+            }
+            let written = ready!(poll_write(cx, tcp, &mut self.queue))?;
+            self.queued -= written;
+            meter.back(written);
+            // The peer may send as much again only now, when the application took it: an application
+            // that does not read stops its own connection and no other.
+            receive.flow_control().release_capacity(written)?;
+        }
+    }
+
+    fn gather(&mut self, cx: &mut Context<'_>, receive: &mut RecvStream) -> Result<(), Fault> {
+        while !self.input_ended && self.queue.len() < GATHER_PIECES && self.queued < GATHER_BYTES {
+            match receive.poll_data(cx) {
+                Poll::Ready(Some(Ok(bytes))) => {
+                    if !bytes.is_empty() {
+                        self.queued += bytes.len();
+                        self.queue.push_back(bytes);
+                    }
+                }
+                // A server that answered in full may stop the request that way (RFC 9113, 8.1).
+                Poll::Ready(Some(Err(error)))
+                    if error.reason() == Some(Reason::NO_ERROR) && !error.is_go_away() =>
+                {
+                    self.input_ended = true;
+                }
+                Poll::Ready(Some(Err(error))) => return Err(error.into()),
+                Poll::Ready(None) => self.input_ended = true,
+                Poll::Pending => break,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Relays between a socket (first) and a tunnel's stream (second) until both directions have ended or
+/// one end broke. When cancelled the caller resets both.
+pub async fn relay_tunnel(tcp: &TcpStream, stream: &mut TunnelStream, meter: &impl Meter) -> RelayEnd {
+    let mut forward = Forward::default();
+    let mut back = Back::default();
+    let mut tcp_broken = pin!(broken(tcp));
+    let TunnelStream { send, receive, .. } = stream;
+    let end = poll_fn(|cx| {
+        let there = match forward.poll(cx, tcp, send, meter) {
+            Poll::Ready(Err(fault)) => return Poll::Ready(fault.into()),
+            Poll::Ready(Ok(())) => true,
+            Poll::Pending => false,
+        };
+        let here = match back.poll(cx, receive, tcp, meter) {
+            Poll::Ready(Err(fault)) => return Poll::Ready(fault.into()),
+            Poll::Ready(Ok(())) => true,
+            Poll::Pending => false,
+        };
+        if there && here {
+            return Poll::Ready(RelayEnd::Finished);
+        }
+        if forward.ignores_input()
+            && let Poll::Ready(error) = Pin::as_mut(&mut tcp_broken).poll(cx)
+        {
+            return Poll::Ready(RelayEnd::FirstReset(Cause::Socket(error)));
+        }
+        Poll::Pending
+    })
+    .await;
+    match &end {
+        RelayEnd::Finished => {}
+        RelayEnd::FirstReset(_) => stream.reset(),
+        RelayEnd::SecondReset(_) => break_off(tcp),
+    }
+    end
+}
+
+impl From<Fault> for RelayEnd {
+    fn from(fault: Fault) -> Self {
+        match fault {
+            Fault::Socket(error) => Self::FirstReset(Cause::Socket(error)),
+            Fault::Stream(cause) => Self::SecondReset(cause),
+        }
+    }
+}
