@@ -1,6 +1,7 @@
 /** Reading a certificate request (PKCS #10, RFC 2986): only its key and the name it asks for count. */
 import * as asn1 from "asn1js";
 import { createPublicKey, verify } from "node:crypto";
+import { bitString, oid, sequence } from "./der.js";
 import { MeltemiError, messageOf } from "../domain/error.js";
 
 /** A request whose signature is valid: the sender holds the private key. */
@@ -41,9 +42,12 @@ function decodePem(pem: string): Buffer {
   return Buffer.from(match[1], "base64");
 }
 
+/** What is inside a SEQUENCE, a SET or the attributes' `[0]`, in definite length. */
 function children(block: asn1.AsnType | undefined): asn1.AsnType[] {
-  if (block instanceof asn1.Sequence || block instanceof asn1.Set || block instanceof asn1.Constructed) {
-    return block.valueBlock.value;
+  if (block instanceof asn1.Constructed && !block.lenBlock.isIndefiniteForm) {
+    const { tagClass, tagNumber } = block.idBlock;
+    if (tagClass === 1 && (tagNumber === 16 || tagNumber === 17)) return block.valueBlock.value;
+    if (tagClass === 3 && tagNumber === 0) return block.valueBlock.value;
   }
   throw refuse("has not the structure of PKCS #10");
 }
@@ -95,6 +99,13 @@ export function readCertificateRequest(pem: string): CertificateRequest {
 
   const hash = signatureHashes.get(oidOf(children(algorithm)[0]));
   if (hash === undefined) throw refuse("is not signed with ECDSA and SHA-256 or SHA-384");
+  // The parser takes BER with lengths that do not fit; what is not signed must be the one DER form.
+  const canonical = sequence(
+    info.valueBeforeDecodeView,
+    sequence(oid(oidOf(children(algorithm)[0]))),
+    bitString(signature.valueBlock.valueHexView),
+  );
+  if (!canonical.equals(der)) throw refuse("is not in DER");
   let key;
   try {
     key = createPublicKey({ key: Buffer.from(keyInfo.valueBeforeDecodeView), format: "der", type: "spki" });
