@@ -31,7 +31,8 @@ export const pods: readonly PodPlan[] = [
 
 type Manifest = Record<string, unknown>;
 
-const documents = (manifests: readonly Manifest[]): string => manifests.map((manifest) => stringify(manifest)).join("---\n");
+const documents = (manifests: readonly Manifest[]): string =>
+  manifests.map((manifest) => stringify(manifest)).join("---\n");
 
 export function namespaces(shopInMesh: boolean): string {
   return documents([
@@ -56,7 +57,11 @@ export function nodes(topology: Topology): string {
 }
 
 /** One pod's manifest; `changes` are the ways in which a row wants it otherwise. */
-export function pod(plan: PodPlan, lab: LabPod, changes: { serviceAccount?: string; labels?: Record<string, string> } = {}): string {
+export function pod(
+  plan: PodPlan,
+  lab: LabPod,
+  changes: { serviceAccount?: string; labels?: Record<string, string> } = {},
+): string {
   return documents([
     {
       apiVersion: "v1",
@@ -111,7 +116,9 @@ export function catalogPolicy(callers: readonly string[], options: { dryRun?: bo
       spec: {
         selector: { matchLabels: { app: "catalog" } },
         action: "ALLOW",
-        rules: [{ from: [{ source: { principals: callers.map((name) => `cluster.local/ns/shop/sa/${name}`) } }] }],
+        rules: [
+          { from: [{ source: { principals: callers.map((name) => `cluster.local/ns/shop/sa/${name}`) } }] },
+        ],
       },
     },
   ]);

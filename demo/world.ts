@@ -51,7 +51,8 @@ export class World {
     progress("two nodes and seven pods, as network namespaces");
     await this.topology.up(["n1", "n2"]);
     for (const plan of manifests.pods) await this.topology.addPod(plan.name, plan.node, plan.host);
-    for (const name of ["catalog-1", "catalog-2"]) this.#serve(name, ["http", "--listen", `0.0.0.0:${manifests.catalogPort}`, "--name", name]);
+    for (const name of ["catalog-1", "catalog-2"])
+      this.#serve(name, ["http", "--listen", `0.0.0.0:${manifests.catalogPort}`, "--name", name]);
     this.#serve("ledger", ["tcp", "--listen", `0.0.0.0:${manifests.ledgerPort}`]);
 
     progress("manifests");
@@ -71,11 +72,21 @@ export class World {
 
   async startMesh(): Promise<void> {
     const args = ["standalone", "--config", this.config, "--state-dir", this.state, "--run-dir", this.run];
-    this.#standalone = startIn(undefined, meltemi, [...args, "--listen", `${hostIp}:15012`, "--log-format", "json"]);
+    this.#standalone = startIn(undefined, meltemi, [
+      ...args,
+      "--listen",
+      `${hostIp}:15012`,
+      "--log-format",
+      "json",
+    ]);
     const log: Buffer[] = [];
-    for (const stream of [this.#standalone.stdout, this.#standalone.stderr]) stream.on("data", (chunk: Buffer) => log.push(chunk));
+    for (const stream of [this.#standalone.stdout, this.#standalone.stderr])
+      stream.on("data", (chunk: Buffer) => log.push(chunk));
     this.#standalone.on("exit", (code) => {
-      if (code !== 0 && code !== null) process.stderr.write(`meltemi standalone ended with ${code}:\n${Buffer.concat(log).toString().slice(-4000)}\n`);
+      if (code !== 0 && code !== null)
+        process.stderr.write(
+          `meltemi standalone ended with ${code}:\n${Buffer.concat(log).toString().slice(-4000)}\n`,
+        );
     });
     await Promise.resolve();
   }
@@ -106,9 +117,15 @@ export class World {
   /** Runs a client inside a pod and gives its JSON summary. */
   async client<T>(pod: string | LabPod, args: readonly string[]): Promise<T> {
     const netns = typeof pod === "string" ? this.topology.pod(pod).netns : pod.netns;
-    const result = await execa("nsenter", [`--net=/run/netns/${netns}`, "--", testkit, "client", ...args], { reject: false });
+    const result = await execa("nsenter", [`--net=/run/netns/${netns}`, "--", testkit, "client", ...args], {
+      reject: false,
+    });
     const last = result.stdout.trim().split("\n").at(-1) ?? "";
-    if (!last.startsWith("{")) throw new MeltemiError("internal", `testkit client ${args.join(" ")}: ${result.stderr || result.stdout}`);
+    if (!last.startsWith("{"))
+      throw new MeltemiError(
+        "internal",
+        `testkit client ${args.join(" ")}: ${result.stderr || result.stdout}`,
+      );
     return JSON.parse(last) as T;
   }
 
@@ -125,17 +142,23 @@ export class World {
     this.#children.push(child);
     await new Promise<void>((resolve, reject) => {
       child.stderr.once("data", () => resolve());
-      child.once("exit", (code) => reject(new MeltemiError("system", `the capture on ${netInterface} ended with ${code}`)));
+      child.once("exit", (code) =>
+        reject(new MeltemiError("system", `the capture on ${netInterface} ended with ${code}`)),
+      );
     });
     return { stop: () => ended<CaptureSummary>(child) };
   }
 
   /** Waits until the agents say of every pod what its manifest asks for. */
-  async allEnrolled(expected = manifests.pods.filter((plan) => plan.namespace === "shop").map((plan) => plan.name)): Promise<void> {
+  async allEnrolled(
+    expected = manifests.pods.filter((plan) => plan.namespace === "shop").map((plan) => plan.name),
+  ): Promise<void> {
     await eventually("the pods to be enrolled", async () => {
       const states = await this.podStates();
       const enrolled = [...states].filter(([, state]) => state === "enrolled").map(([name]) => name);
-      return expected.length === enrolled.length && expected.every((name) => enrolled.includes(name)) ? true : undefined;
+      return expected.length === enrolled.length && expected.every((name) => enrolled.includes(name))
+        ? true
+        : undefined;
     });
   }
 
@@ -144,9 +167,64 @@ export class World {
     return new Map(status.nodes.flatMap((node) => node.pods.map((pod) => [pod.name, pod.state] as const)));
   }
 
+  /** Waits until the agents say that a pod is in this state. */
+  async podReaches(name: string, state: string): Promise<void> {
+    await eventually(`${name} to be ${state}`, async () =>
+      (await this.podStates()).get(name) === state ? true : undefined,
+    );
+  }
+
+  /** Takes a pod out of the mesh and in again with a changed manifest. */
+  async reenrol(name: string, changes: Parameters<typeof manifests.pod>[2]): Promise<void> {
+    await this.applyPod(name, { ...changes, labels: { "istio.io/dataplane-mode": "none" } });
+    await this.podReaches(name, "out");
+    await this.applyPod(name, changes);
+    await this.podReaches(name, "enrolled");
+  }
+
+  /** The mesh's processes: `control-plane`, and `node-NODE` and `proxy-NODE` for each node that answers. */
+  async processes(): Promise<Map<string, number>> {
+    const instance = JSON.parse(await readFile(join(this.run, "instance.json"), "utf8")) as {
+      children: { name: string; pid: number }[];
+    };
+    const found = new Map(instance.children.map(({ name, pid }) => [name, pid] as const));
+    for (const node of this.topology.nodes) {
+      const pid = Number(
+        await readFile(join(this.run, "nodes", node.name, "proxy.pid"), "utf8")
+          .then((text) => text.split(/\s/)[0])
+          .catch(() => 0),
+      );
+      if (pid > 0) found.set(`proxy-${node.name}`, pid);
+    }
+    return found;
+  }
+
+  /** SIGKILLs processes by name, all at once, and gives the pids they had. */
+  async kill(...names: readonly string[]): Promise<ReadonlyMap<string, number>> {
+    const now = await this.processes();
+    const killed = new Map<string, number>();
+    for (const name of names) {
+      const pid = now.get(name);
+      if (pid === undefined)
+        throw new MeltemiError("not_found", `no process ${name} in ${[...now.keys()].join(", ")}`);
+      killed.set(name, pid);
+    }
+    for (const pid of killed.values()) process.kill(pid, "SIGKILL");
+    return killed;
+  }
+
+  /** A node's metrics, as Prometheus would scrape them. */
+  async metrics(node: string): Promise<string> {
+    const lab = this.topology.nodes.find((candidate) => candidate.name === node);
+    const response = await fetch(`http://${lab?.ip ?? "unknown"}:15020/metrics`);
+    return response.text();
+  }
+
   /** All access records of a node so far, or from a line on. */
   async records(node: string): Promise<AccessRecord[]> {
-    const text = await readFile(join(this.state, "nodes", node, "logs", "access.log"), "utf8").catch(() => "");
+    const text = await readFile(join(this.state, "nodes", node, "logs", "access.log"), "utf8").catch(
+      () => "",
+    );
     return text
       .split("\n")
       .filter((line) => line.startsWith("{"))

@@ -10,20 +10,34 @@ export const netnsPath = (name: string): string => `/run/netns/${name}`;
 export async function run(command: string, args: readonly string[], input?: string): Promise<string> {
   const result = await execa(command, args, { reject: false, ...(input === undefined ? {} : { input }) });
   if (result.failed) {
-    throw new MeltemiError("system", `${command} ${args.join(" ")} failed: ${result.stderr || result.shortMessage || ""}`);
+    throw new MeltemiError(
+      "system",
+      `${command} ${args.join(" ")} failed: ${result.stderr || result.shortMessage || ""}`,
+    );
   }
   return result.stdout;
 }
 
 /** Runs a command inside a network namespace to its end. Not `ip netns exec`, which hides /sys. */
-export function runIn(netns: string, command: string, args: readonly string[], input?: string): Promise<string> {
+export function runIn(
+  netns: string,
+  command: string,
+  args: readonly string[],
+  input?: string,
+): Promise<string> {
   return run("nsenter", [`--net=${netnsPath(netns)}`, "--", command, ...args], input);
 }
 
 /** Starts a long-running command, inside a network namespace where one is named; the caller ends it. */
-export function startIn(netns: string | undefined, command: string, args: readonly string[]): ChildProcessByStdio<null, Readable, Readable> {
+export function startIn(
+  netns: string | undefined,
+  command: string,
+  args: readonly string[],
+): ChildProcessByStdio<null, Readable, Readable> {
   const [program, rest] =
-    netns === undefined ? [command, args] : ["nsenter", [`--net=${netnsPath(netns)}`, "--", command, ...args]];
+    netns === undefined
+      ? [command, args]
+      : ["nsenter", [`--net=${netnsPath(netns)}`, "--", command, ...args]];
   return spawn(program, rest, { stdio: ["ignore", "pipe", "pipe"] });
 }
 
@@ -47,7 +61,11 @@ export async function eventually<T>(
       lastError = error;
     }
     if (performance.now() > deadline) {
-      throw new MeltemiError("unavailable", `waited in vain for ${what}`, lastError === undefined ? {} : { cause: lastError });
+      throw new MeltemiError(
+        "unavailable",
+        `waited in vain for ${what}`,
+        lastError === undefined ? {} : { cause: lastError },
+      );
     }
     await new Promise((resolve) => setTimeout(resolve, options.everyMs ?? 50));
   }

@@ -104,9 +104,26 @@ export class Topology {
     const ip = `10.88.${node.subnet}.${host}`;
     await run("ip", ["netns", "add", netns]);
     const link = `p${node.subnet}x${host}`;
-    await runIn(node.netns, "ip", ["link", "add", "name", link, "type", "veth", "peer", "name", "eth0", "netns", netnsPath(netns)]);
+    await runIn(node.netns, "ip", [
+      "link",
+      "add",
+      "name",
+      link,
+      "type",
+      "veth",
+      "peer",
+      "name",
+      "eth0",
+      "netns",
+      netnsPath(netns),
+    ]);
     await runIn(node.netns, "ip", ["link", "set", link, "master", "pods", "up"]);
-    const setup = ["link set lo up", "link set eth0 up", `address add ${ip}/24 dev eth0`, `route add default via 10.88.${node.subnet}.1`];
+    const setup = [
+      "link set lo up",
+      "link set eth0 up",
+      `address add ${ip}/24 dev eth0`,
+      `route add default via 10.88.${node.subnet}.1`,
+    ];
     await runIn(netns, "ip", ["-batch", "-"], setup.join("\n"));
     const pod = { name, netns, ip, node };
     this.#pods.set(name, pod);

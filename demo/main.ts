@@ -1,0 +1,108 @@
+import { Command, Option } from "commander";
+import { messageOf } from "../src/domain/error.js";
+import { type RowResult, renderJson, renderTable } from "./report.js";
+import { rows } from "./rows/index.js";
+import { type Row, type Sabotage, sabotages } from "./rows/row.js";
+import { World } from "./world.js";
+
+interface Options {
+  readonly sabotage?: Sabotage;
+  readonly keep: boolean;
+  readonly json: boolean;
+}
+
+function parse(argv: readonly string[]): Options {
+  const program = new Command("npm run demo --")
+    .description("Brings up a mesh of two nodes in a sandbox, tries it out, and prints what was seen.")
+    .addOption(
+      new Option("--sabotage <what>", "break one thing on purpose: exactly its row turns red").choices(
+        sabotages,
+      ),
+    )
+    .option("--keep", "leave the mesh running, and say what to try", false)
+    .option("--json", "print the rows as one JSON object on stdout, and nothing else there", false)
+    .parse([...argv]);
+  return program.opts<Options>();
+}
+
+const started = performance.now();
+const progress = (step: string): void => {
+  process.stderr.write(`${((performance.now() - started) / 1000).toFixed(1).padStart(6)} s  ${step}\n`);
+};
+
+/** One row; a row that cannot even be tried is a failed one. */
+async function attempt(row: Row, world: World, broken: boolean): Promise<RowResult> {
+  progress(row.name);
+  try {
+    return { name: row.name, expected: row.expected, ...(await row.attempt(world, broken)) };
+  } catch (error) {
+    return {
+      name: row.name,
+      expected: row.expected,
+      seen: `could not be tried: ${messageOf(error)}`,
+      ok: false,
+    };
+  }
+}
+
+function whatToTry(world: World): string {
+  const enter = `nsenter -t ${process.pid} -m -n -p${process.getuid?.() === 0 && process.env["MELTEMI_SANDBOX_USERS"] === "1" ? " -U --preserve-credentials" : ""}`;
+  return [
+    "",
+    "The mesh goes on running; Ctrl-C ends it. From another terminal, enter its namespaces first:",
+    `  ${enter} bash`,
+    "then, for example:",
+    `  export MELTEMI_RUN_DIR=${world.run}`,
+    "  bin/meltemi status",
+    "  bin/meltemi connections",
+    `  nsenter --net=/run/netns/d-frontend curl -s http://10.96.0.10:8080/`,
+    `  edit ${world.config}/policy.yaml`,
+    "",
+  ].join("\n");
+}
+
+/** Resolves when the person ends it. */
+function interrupted(): Promise<void> {
+  return new Promise((resolve) => {
+    process.once("SIGINT", () => resolve());
+    process.once("SIGTERM", () => resolve());
+  });
+}
+
+async function main(): Promise<number> {
+  const options = parse(process.argv);
+  const world = new World();
+  let results: RowResult[] = [];
+  const end = interrupted();
+  const work = async (): Promise<void> => {
+    await world.up(progress);
+    for (const row of rows)
+      results.push(
+        await attempt(row, world, options.sabotage !== undefined && row.noticed === options.sabotage),
+      );
+  };
+  const outcome = await Promise.race([
+    work().then(() => "done" as const),
+    end.then(() => "interrupted" as const),
+  ]);
+  if (outcome === "interrupted") results = [];
+  else {
+    progress("done");
+    process.stdout.write(`${options.json ? renderJson(results) : renderTable(results)}\n`);
+    if (options.keep) {
+      process.stderr.write(whatToTry(world));
+      await end;
+    }
+  }
+  await world.down();
+  if (outcome === "interrupted") return 130;
+  return results.every((row) => row.ok) ? 0 : 1;
+}
+
+main().then(
+  (code) => process.exit(code),
+  (error: unknown) => {
+    process.stderr.write(`the demo could not run: ${messageOf(error)}\n`);
+    process.exit(1);
+  },
+);

@@ -1,0 +1,25 @@
+import { accounting } from "./accounting.js";
+import { balance } from "./balance.js";
+import { dataPlane, deciders } from "./faults.js";
+import { identity } from "./identity.js";
+import { plaintextCallers } from "./mtls.js";
+import { liveEdit, refusal } from "./policy.js";
+import { rotation } from "./rotation.js";
+import type { Row } from "./row.js";
+import { source } from "./source.js";
+import { wire } from "./wire.js";
+
+/** All rows, in the order in which they are tried. */
+export const rows: readonly Row[] = [
+  balance,
+  wire,
+  source,
+  identity,
+  refusal,
+  plaintextCallers,
+  liveEdit,
+  rotation,
+  deciders,
+  dataPlane,
+  accounting,
+];

@@ -1,0 +1,21 @@
+import type { World } from "../world.js";
+
+/** The things that `--sabotage` can break, each of which turns exactly one row red. */
+export const sabotages = ["plaintext", "policy", "identity", "source", "rotation", "failopen"] as const;
+export type Sabotage = (typeof sabotages)[number];
+
+/** What a row observed, and whether that is what was expected. */
+export interface Observation {
+  readonly seen: string;
+  readonly ok: boolean;
+}
+
+/** One claim of the product, tried on the running mesh. */
+export interface Row {
+  readonly name: string;
+  readonly expected: string;
+  /** The sabotage that this row, and no other, must notice. */
+  readonly noticed?: Sabotage;
+  /** Tries it; with `broken`, breaks the one thing that it is about first and mends it after. Leaves the world as it was. */
+  readonly attempt: (world: World, broken: boolean) => Promise<Observation>;
+}
