@@ -1,0 +1,354 @@
+/**
+ * One type on one stream: what the client asked for, what it holds and what it has yet to be told.
+ * Pure: requests and changes go in, the next response comes out of `next`.
+ *
+ *   idle -> started (first request) -> [source ready] -> filled
+ *   filled: `next` gives a response -> awaiting its ACK or NACK -> `next` again
+ *
+ * While a response is unanswered, changes collect as names only: a slow client costs one set of
+ * names, and gets the newest content when it is ready for it.
+ */
+import { MeltemiError } from "../domain/error.js";
+import type { Interest } from "./interest.js";
+import {
+  authorizationType,
+  type DiscoveryClient,
+  type ResourceSource,
+  type TypeUrl,
+  type XdsResource,
+} from "./resource.js";
+
+export interface DeltaRequest {
+  readonly subscribe: readonly string[];
+  readonly unsubscribe: readonly string[];
+  readonly initialVersions: ReadonlyMap<string, string>;
+  readonly nonce: string;
+  /** Set on a NACK: the client's words. */
+  readonly error: string | undefined;
+}
+
+export interface DeltaResponse {
+  readonly type: TypeUrl;
+  readonly nonce: string;
+  /** Serialized `Resource` messages, shared between streams. */
+  readonly resources: readonly Buffer[];
+  readonly removed: readonly string[];
+  /** When the oldest change in it came in (as given to `touch`); undefined for answers to requests. */
+  readonly changedAtMs: number | undefined;
+}
+
+export type Acknowledgement =
+  { readonly type: "none" } | { readonly type: "ack" } | { readonly type: "nack"; readonly error: string };
+
+/** Bytes of resources and names in one response: below gRPC's usual receive limit of 4 MiB. */
+const responseBytes = 3_500_000;
+/** Names one client may ask for, and their length: what an authenticated but broken client can cost. */
+const maxNames = 500_000;
+const maxNameLength = 1_024;
+
+/** Undefined: not known yet. Null: answered negatively. Else the resource it stands for. */
+type Resolution = string | null | undefined;
+
+export class Subscription {
+  readonly type: TypeUrl;
+  readonly #client: DiscoveryClient;
+  readonly #source: ResourceSource;
+  readonly #interest: Interest<Subscription>;
+  readonly #names = new Map<string, Resolution>();
+  /** Resources that asked names stand for, with how many names do. */
+  readonly #resolved = new Map<string, number>();
+  /** What the client holds, with versions; undefined for a filled wildcard, which holds everything. */
+  #held: Map<string, string> | undefined = new Map();
+  /** Resources to look at again before the next response. */
+  readonly #pending = new Set<string>();
+  /** Those of `#pending` that are to be sent even if the client holds them: it asked. */
+  readonly #forced = new Set<string>();
+  readonly #negative = new Set<string>();
+  #wildcard = false;
+  #started = false;
+  #filled = false;
+  #owesResponse = false;
+  #unacknowledged: string | undefined;
+  #changedAtMs: number | undefined;
+  #nonces = 0;
+
+  constructor(
+    type: TypeUrl,
+    client: DiscoveryClient,
+    source: ResourceSource,
+    interest: Interest<Subscription>,
+  ) {
+    this.type = type;
+    this.#client = client;
+    this.#source = source;
+    this.#interest = interest;
+  }
+
+  get info(): {
+    readonly wildcard: boolean;
+    readonly names: number;
+    readonly held: number | undefined;
+    readonly pending: number;
+  } {
+    return {
+      wildcard: this.#wildcard,
+      names: this.#names.size,
+      held: this.#held?.size,
+      pending: this.#pending.size,
+    };
+  }
+
+  /** Whether changes wait for the client's answer to the last response. */
+  get blocked(): boolean {
+    return this.#unacknowledged !== undefined && this.#hasNews;
+  }
+
+  /** Takes a request. Throws `bad_input` where it exceeds what one client may ask for. */
+  request(request: DeltaRequest): Acknowledgement {
+    const acknowledgement = this.#acknowledge(request);
+    const first = !this.#started;
+    if (first) this.#start(request);
+    for (const name of request.subscribe) {
+      if (name === "*") this.#subscribeAll();
+      else this.#subscribe(name, !(first && request.initialVersions.get(name)));
+    }
+    for (const name of request.unsubscribe) {
+      if (name === "*") this.#unsubscribeAll();
+      else this.#unsubscribe(name);
+    }
+    if (first && this.#source.ready) this.#fill();
+    return acknowledgement;
+  }
+
+  /** Ends the subscription: leaves all indexes. */
+  close(): void {
+    if (this.#wildcard) this.#leaveWildcards();
+    for (const name of this.#names.keys()) this.#unindexName(name);
+    for (const name of this.#resolved.keys()) this.#interest.resolved.delete(name, this);
+    this.#interest.byNode.delete(this.#client.node, this);
+  }
+
+  /** The source has its first complete state. */
+  becameReady(): void {
+    if (this.#started && !this.#filled) this.#fill();
+  }
+
+  /** A resource that may concern this client has changed, or its scope has. */
+  touch(name: string, atMs: number): void {
+    this.#pending.add(name);
+    this.#changedAtMs ??= atMs;
+  }
+
+  /** What an asked name stands for may have changed. */
+  touchName(name: string, atMs: number): void {
+    this.#resolve(name, false);
+    if (this.#hasNews) this.#changedAtMs ??= atMs;
+  }
+
+  /** The next response, if there is something to tell and the client has answered the last one. */
+  next(): DeltaResponse | undefined {
+    if (!this.#filled || this.#unacknowledged !== undefined || !this.#hasNews) return undefined;
+    const resources: Buffer[] = [];
+    const removed = new Set<string>();
+    let bytes = 0;
+    for (const name of this.#negative) {
+      if (bytes >= responseBytes) break;
+      this.#negative.delete(name);
+      removed.add(name);
+      bytes += name.length + 8;
+    }
+    for (const name of this.#pending) {
+      if (bytes >= responseBytes) break;
+      const encoded = this.#evaluate(name, removed);
+      if (encoded && bytes > 0 && bytes + encoded.length > responseBytes) {
+        // It did not fit: the next response begins with it.
+        this.#forced.add(name);
+        break;
+      }
+      this.#pending.delete(name);
+      this.#forced.delete(name);
+      if (encoded) resources.push(encoded);
+      bytes += (encoded?.length ?? 0) + 8;
+    }
+    const changedAtMs = this.#changedAtMs;
+    if (this.#pending.size === 0) {
+      this.#changedAtMs = undefined;
+      if (this.#wildcard && this.type !== authorizationType) this.#held = undefined;
+    }
+    if (resources.length === 0 && removed.size === 0 && !this.#owesResponse) return undefined;
+    this.#owesResponse = false;
+    this.#nonces += 1;
+    const nonce = this.#nonces.toString(36);
+    this.#unacknowledged = nonce;
+    return { type: this.type, nonce, resources, removed: [...removed], changedAtMs };
+  }
+
+  get #hasNews(): boolean {
+    return this.#owesResponse || this.#pending.size > 0 || this.#negative.size > 0;
+  }
+
+  /** The bytes to send for a pending name; notes a removal; undefined when there is nothing to send. */
+  #evaluate(name: string, removed: Set<string>): Buffer | undefined {
+    const resource = this.#source.get(this.type, name);
+    const encoded =
+      resource && this.#wants(resource) ? resource.encoded(this.type, this.#client.dialect) : undefined;
+    if (!resource || !encoded) {
+      if (this.#held ? this.#held.delete(name) : true) removed.add(name);
+      return undefined;
+    }
+    const version = resource.version(this.type, this.#client.dialect);
+    if (!this.#forced.has(name) && this.#held?.get(name) === version) return undefined;
+    this.#held?.set(name, version);
+    return encoded;
+  }
+
+  #wants(resource: XdsResource): boolean {
+    if (this.#resolved.has(resource.name)) return true;
+    if (this.type === authorizationType)
+      return this.#wildcard && this.#source.inScope(this.#client, resource);
+    if (this.#wildcard) return true;
+    if (resource.kind !== "workload") return false;
+    if (resource.node !== "" && resource.node === this.#client.node) return true;
+    return resource.services.some((service) => this.#resolved.has(service));
+  }
+
+  #acknowledge(request: DeltaRequest): Acknowledgement {
+    if (request.nonce === "" || request.nonce !== this.#unacknowledged) return { type: "none" };
+    this.#unacknowledged = undefined;
+    return request.error === undefined ? { type: "ack" } : { type: "nack", error: request.error };
+  }
+
+  #start(request: DeltaRequest): void {
+    this.#started = true;
+    this.#owesResponse = true;
+    const held = request.initialVersions;
+    for (const [name, version] of held) if (version !== "") this.#held?.set(name, version);
+    if (this.#client.node !== "") this.#interest.byNode.add(this.#client.node, this);
+    const unsubscribesAll = request.unsubscribe.includes("*");
+    if (request.subscribe.length === 0 && !unsubscribesAll) this.#subscribeAll();
+    // Ambient's way to ask for nothing in particular: what it lists as held is what it asks for.
+    if (request.subscribe.includes("*") && unsubscribesAll)
+      for (const name of held.keys()) this.#subscribe(name, false);
+  }
+
+  /** Everything that the first request asked for, once the source can tell. */
+  #fill(): void {
+    this.#filled = true;
+    for (const name of this.#names.keys()) this.#resolve(name, false);
+    for (const name of this.#held?.keys() ?? []) this.#pending.add(name);
+    if (this.#wildcard) this.#addAll(this.#source.names(this.type));
+    else if (this.type !== authorizationType) this.#addAll(this.#source.onNode(this.#client.node));
+  }
+
+  #addAll(names: Iterable<string>): void {
+    for (const name of names) this.#pending.add(name);
+  }
+
+  #subscribeAll(): void {
+    if (this.#wildcard) return;
+    this.#wildcard = true;
+    this.#interest.wildcards.add(this);
+    if (this.#interest.wildcards.size === 1) this.#source.demand(this.type, "*", true);
+    if (this.#filled) this.#addAll(this.#source.names(this.type));
+  }
+
+  #unsubscribeAll(): void {
+    if (!this.#wildcard) return;
+    this.#wildcard = false;
+    this.#leaveWildcards();
+    if (!this.#filled) return;
+    // A client that leaves the wildcard keeps only what it named.
+    this.#held = new Map();
+    this.#pending.clear();
+    for (const name of this.#resolved.keys()) this.#answer(name);
+    if (this.type !== authorizationType) this.#addAll(this.#source.onNode(this.#client.node));
+  }
+
+  #leaveWildcards(): void {
+    this.#interest.wildcards.delete(this);
+    if (this.#interest.wildcards.size === 0) this.#source.demand(this.type, "*", false);
+  }
+
+  #subscribe(name: string, mustAnswer: boolean): void {
+    const known = this.#names.has(name);
+    if (!known) {
+      if (this.#names.size >= maxNames || name.length > maxNameLength) {
+        throw new MeltemiError(
+          "bad_input",
+          `the client asks for more than ${maxNames} names, or for one longer than ${maxNameLength}`,
+        );
+      }
+      this.#names.set(name, undefined);
+      if (this.#interest.named.add(name, this)) this.#source.demand(this.type, name, true);
+    }
+    if (this.#source.ready) this.#resolve(name, mustAnswer);
+  }
+
+  #unsubscribe(name: string): void {
+    if (!this.#names.has(name)) return;
+    const resolution = this.#names.get(name);
+    this.#names.delete(name);
+    this.#negative.delete(name);
+    this.#unindexName(name);
+    if (typeof resolution !== "string") return;
+    this.#release(resolution);
+    // The client forgets what it unsubscribes by itself; only what came along has to be taken back.
+    const resource = this.#source.get(this.type, resolution);
+    if (resolution === name && !(resource && this.#wants(resource))) {
+      this.#held?.delete(name);
+      this.#pending.delete(name);
+      this.#forced.delete(name);
+    }
+  }
+
+  #unindexName(name: string): void {
+    if (this.#interest.named.delete(name, this)) this.#source.demand(this.type, name, false);
+  }
+
+  #resolve(name: string, mustAnswer: boolean): void {
+    if (!this.#names.has(name)) return;
+    const before = this.#names.get(name);
+    const lookup = this.#source.lookup(this.type, name);
+    const after =
+      lookup.state === "found" ? lookup.resource.name : lookup.state === "absent" ? null : undefined;
+    const changed = after !== before;
+    if (changed) {
+      this.#names.set(name, after);
+      if (typeof after === "string") this.#retain(after);
+      if (typeof before === "string") this.#release(before);
+    }
+    if (typeof after !== "string") {
+      if (after === null && (changed || mustAnswer)) this.#negative.add(name);
+      return;
+    }
+    this.#negative.delete(name);
+    // An answer to a demand is explicit, unless the client said with which version it holds that very name.
+    if (mustAnswer || (changed && (name !== after || !this.#held?.has(name)))) this.#answer(after);
+  }
+
+  #answer(resource: string): void {
+    this.#pending.add(resource);
+    this.#forced.add(resource);
+  }
+
+  #retain(resource: string): void {
+    const count = this.#resolved.get(resource) ?? 0;
+    this.#resolved.set(resource, count + 1);
+    if (count > 0) return;
+    this.#interest.resolved.add(resource, this);
+    this.#pending.add(resource);
+    this.#addAll(this.#source.dependents(resource));
+  }
+
+  #release(resource: string): void {
+    const count = this.#resolved.get(resource) ?? 0;
+    if (count > 1) {
+      this.#resolved.set(resource, count - 1);
+      return;
+    }
+    this.#resolved.delete(resource);
+    this.#interest.resolved.delete(resource, this);
+    this.#pending.add(resource);
+    this.#addAll(this.#source.dependents(resource));
+  }
+}
