@@ -11,13 +11,14 @@ import tseslint from "typescript-eslint";
 const rooms = {
   domain: [],
   platform: ["domain"],
-  "sources/files": ["domain", "platform"],
+  "sources/decode": ["domain"],
+  "sources/files": ["domain", "platform", "sources/decode"],
   model: ["domain"],
   compile: ["domain", "model"],
   xds: ["domain", "platform", "compile", "gen"],
   ca: ["domain", "platform", "gen"],
-  node: ["domain", "platform", "sources/files", "xds", "ca", "gen"],
-  cli: ["domain", "platform", "sources/files"],
+  node: ["domain", "platform", "sources/decode", "sources/files", "xds", "ca", "gen"],
+  cli: ["domain", "platform", "sources/decode", "sources/files"],
 };
 
 const zones = Object.entries(rooms).flatMap(([room, allowed]) => [

@@ -23,10 +23,17 @@ export interface Problem {
   readonly hint?: string;
 }
 
+/** `Pod shop/cart-1`, `Namespace shop`. */
+export function formatRef(ref: ObjectRef): string {
+  return `${ref.kind} ${ref.namespace === "" ? "" : `${ref.namespace}/`}${ref.name || "(no name)"}`;
+}
+
 /** One line for a person: location, object, field, value, what and what to do. */
 export function formatProblem(problem: Problem): string {
-  const object = problem.object && `${problem.object.kind} ${problem.object.namespace}/${problem.object.name}`;
-  const where = [problem.location, object, problem.path || undefined].filter((part) => part !== undefined).join(": ");
+  const object = problem.object && formatRef(problem.object);
+  const where = [problem.location, object, problem.path || undefined]
+    .filter((part) => part !== undefined)
+    .join(": ");
   const value = problem.value === undefined ? "" : ` (is ${problem.value})`;
   const hint = problem.hint === undefined ? "" : `; ${problem.hint}`;
   return `${problem.severity}: ${where}${value}: ${problem.message}${hint}`;

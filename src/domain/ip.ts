@@ -1,0 +1,95 @@
+import type { Cidr } from "./objects.js";
+
+const ipv4Octet = /^(?:0|[1-9]\d{0,2})$/;
+const ipv6Group = /^[0-9a-fA-F]{1,4}$/;
+
+/** The four octets of a dotted address without leading zeros, else undefined. */
+function ipv4Octets(text: string): number[] | undefined {
+  const parts = text.split(".");
+  if (parts.length !== 4 || !parts.every((part) => ipv4Octet.test(part))) return undefined;
+  const octets = parts.map(Number);
+  return octets.every((octet) => octet <= 255) ? octets : undefined;
+}
+
+function ipv6Half(text: string): number[] | undefined {
+  if (text === "") return [];
+  const groups = text.split(":");
+  return groups.every((group) => ipv6Group.test(group))
+    ? groups.map((group) => parseInt(group, 16))
+    : undefined;
+}
+
+/** The eight groups of an IPv6 address, else undefined. Zones and dotted tails are not addresses of a mesh. */
+function ipv6Groups(text: string): number[] | undefined {
+  const halves = text.split("::");
+  if (halves.length > 2) return undefined;
+  const head = ipv6Half(halves[0] ?? "");
+  const tail = halves[1] === undefined ? undefined : ipv6Half(halves[1]);
+  if (!head) return undefined;
+  if (halves[1] === undefined) return head.length === 8 ? head : undefined;
+  if (!tail || head.length + tail.length > 7) return undefined;
+  return [...head, ...new Array<number>(8 - head.length - tail.length).fill(0), ...tail];
+}
+
+/** RFC 5952: lower case, no leading zeros, the first longest run of two or more zero groups shortened. */
+function formatIpv6(groups: readonly number[]): string {
+  let bestStart = -1;
+  let bestLength = 1;
+  for (let start = 0; start < 8; start++) {
+    let length = 0;
+    while (start + length < 8 && groups[start + length] === 0) length++;
+    if (length > bestLength) [bestStart, bestLength] = [start, length];
+  }
+  const hex = groups.map((group) => group.toString(16));
+  if (bestStart < 0) return hex.join(":");
+  return `${hex.slice(0, bestStart).join(":")}::${hex.slice(bestStart + bestLength).join(":")}`;
+}
+
+/** The bytes of an address: 4 or 16 of them; undefined where the text is not an address. */
+export function ipBytes(text: string): readonly number[] | undefined {
+  if (!text.includes(":")) return ipv4Octets(text);
+  return ipv6Groups(text)?.flatMap((group) => [group >> 8, group & 0xff]);
+}
+
+/** The one way to write an address (RFC 5952 for IPv6), or undefined where the text is not an address. */
+export function canonicalIp(text: string): string | undefined {
+  if (!text.includes(":")) return ipv4Octets(text) && text;
+  const groups = ipv6Groups(text);
+  return groups && formatIpv6(groups);
+}
+
+function formatBytes(bytes: readonly number[]): string {
+  if (bytes.length === 4) return bytes.join(".");
+  const groups: number[] = [];
+  for (let index = 0; index < 16; index += 2)
+    groups.push(((bytes[index] ?? 0) << 8) | (bytes[index + 1] ?? 0));
+  return formatIpv6(groups);
+}
+
+function masked(bytes: readonly number[], length: number): number[] {
+  return bytes.map((byte, index) => byte & (0xff00 >> Math.min(8, Math.max(0, length - index * 8))) & 0xff);
+}
+
+/**
+ * Parses `ADDRESS/LENGTH` or `ADDRESS` (a network of one). The answer is the network's own address:
+ * host bits are cleared. Undefined where the text is neither.
+ */
+export function parseCidr(text: string): Cidr | undefined {
+  const slash = text.indexOf("/");
+  const bytes = ipBytes(slash < 0 ? text : text.slice(0, slash));
+  if (!bytes) return undefined;
+  const bits = bytes.length * 8;
+  if (slash < 0) return { address: formatBytes(bytes), length: bits };
+  const lengthText = text.slice(slash + 1);
+  if (!/^(?:0|[1-9]\d{0,2})$/.test(lengthText) || Number(lengthText) > bits) return undefined;
+  const length = Number(lengthText);
+  return { address: formatBytes(masked(bytes, length)), length };
+}
+
+/** Whether the address lies in the network; false across families and for what is not an address. */
+export function cidrContains(cidr: Cidr, ip: string): boolean {
+  const network = ipBytes(cidr.address);
+  const address = ipBytes(ip);
+  if (!network || !address || network.length !== address.length) return false;
+  return masked(address, cidr.length).every((byte, index) => byte === masked(network, cidr.length)[index]);
+}

@@ -1,0 +1,155 @@
+import type { ServiceObject, ServicePort } from "../../domain/objects.js";
+import { portRange, type Fields } from "./fields.js";
+import { metadataPath, readLabels, readMeta } from "./meta.js";
+import { appProtocol, present, readIp, transportProtocols } from "./shared.js";
+
+const types = ["ClusterIP", "NodePort", "LoadBalancer", "ExternalName"] as const;
+const distributionAnnotation = "networking.istio.io/traffic-distribution";
+/** Kubernetes' default of `sessionAffinityConfig.clientIP.timeoutSeconds`, seconds. */
+const defaultAffinityTimeoutS = 10_800;
+
+/** A number, or the name of a container port (an IANA service name, at most 15 characters). */
+function readTargetPort(port: Fields, fallback: number): number | string {
+  const raw = port.raw("targetPort");
+  if (raw === undefined || raw === 0 || raw === "") return fallback;
+  if (typeof raw === "string") {
+    if (/^(?=.*[a-z])[a-z0-9]([-a-z0-9]{0,13}[a-z0-9])?$/.test(raw)) return raw;
+    const hint = /^\d+$/.test(raw)
+      ? "write the number without quotes"
+      : "a number, or the name of a container's port";
+    port.report.error(port.at("targetPort"), { value: raw, message: "is not a port", hint });
+    return fallback;
+  }
+  return port.integer("targetPort", portRange) ?? fallback;
+}
+
+function readPort(port: Fields): ServicePort | undefined {
+  const number = port.integer("port", portRange);
+  if (number === undefined) {
+    if (!port.has("port")) port.report.error(port.at("port"), { message: "is missing" });
+    return undefined;
+  }
+  const name = port.string("name") || undefined;
+  return {
+    name,
+    port: number,
+    targetPort: readTargetPort(port, number),
+    protocol: port.choice("protocol", transportProtocols, "TCP"),
+    appProtocol: appProtocol(port.string("appProtocol") || undefined, name),
+  };
+}
+
+function readPorts(spec: Fields): ServicePort[] {
+  const ports = present(spec.children("ports").map(readPort));
+  const names = new Set<string | undefined>();
+  const numbers = new Set<string>();
+  ports.forEach((port, index) => {
+    const path = `${spec.at("ports")}[${index}]`;
+    if (ports.length > 1 && port.name === undefined) {
+      spec.report.error(`${path}.name`, {
+        message: "is missing",
+        hint: "a service of several ports names each",
+      });
+    } else if (names.has(port.name)) {
+      spec.report.error(`${path}.name`, { value: port.name, message: "is another port's name" });
+    }
+    const number = `${port.protocol}/${port.port}`;
+    if (numbers.has(number))
+      spec.report.error(`${path}.port`, { value: port.port, message: "is listed twice" });
+    names.add(port.name);
+    numbers.add(number);
+  });
+  return ports;
+}
+
+/** `clusterIPs`, else `clusterIP`; "None" means headless. */
+function readClusterIps(spec: Fields): {
+  readonly clusterIps: readonly string[];
+  readonly headless: boolean;
+} {
+  const single = spec.string("clusterIP");
+  const listed = spec.strings("clusterIPs");
+  const written = listed.length > 0 ? listed : single ? [{ value: single, path: spec.at("clusterIP") }] : [];
+  if (written.some(({ value }) => value === "None")) return { clusterIps: [], headless: true };
+  return {
+    clusterIps: [...new Set(present(written.map(({ value, path }) => readIp(spec.report, path, value))))],
+    headless: false,
+  };
+}
+
+/** `spec.trafficDistribution` before the annotation; PreferClose is the older name of PreferSameZone. */
+function readDistribution(
+  root: Fields,
+  spec: Fields,
+  annotations: ReadonlyMap<string, string>,
+): ServiceObject["trafficDistribution"] {
+  const written = spec.string("trafficDistribution");
+  const value = written ?? annotations.get(distributionAnnotation);
+  switch (value) {
+    case undefined:
+    case "":
+    case "Any":
+      return undefined;
+    case "PreferClose":
+    case "PreferSameZone":
+      return "PreferSameZone";
+    case "PreferSameNode":
+      return "PreferSameNode";
+    default: {
+      const path =
+        written === undefined
+          ? metadataPath(root, "annotations", distributionAnnotation)
+          : spec.at("trafficDistribution");
+      spec.report.warning(path, {
+        value,
+        message: "is not known and has no effect",
+        hint: "PreferSameZone (or PreferClose) or PreferSameNode",
+      });
+      return undefined;
+    }
+  }
+}
+
+function readAffinityTimeout(spec: Fields): number {
+  const clientIp = spec.child("sessionAffinityConfig")?.child("clientIP");
+  return clientIp?.integer("timeoutSeconds", { min: 1, max: 86_400 }) ?? defaultAffinityTimeoutS;
+}
+
+function noneListed(spec: Fields, key: string): boolean {
+  const value = spec.raw(key);
+  return value === undefined || (Array.isArray(value) && value.length === 0);
+}
+
+export function decodeService(root: Fields, apiVersion: string): ServiceObject {
+  const { meta } = readMeta(root, apiVersion, { namespaced: true, name: "label", unknown: "warn" });
+  const spec = root.childOrEmpty("spec");
+  const type = spec.choice("type", types, "ClusterIP");
+  const externalName = spec.string("externalName");
+  const ports = readPorts(spec);
+  const selector = readLabels(spec, "selector");
+  const { clusterIps, headless } = readClusterIps(spec);
+  if (type === "ExternalName" && !externalName) {
+    spec.report.error(spec.at("externalName"), {
+      message: "is missing",
+      hint: "a service of type ExternalName names a host",
+    });
+  }
+  if (type !== "ExternalName" && !headless && noneListed(spec, "ports")) {
+    spec.report.error(spec.at("ports"), { message: "is missing", hint: "list at least one port" });
+  }
+  return {
+    kind: "Service",
+    meta,
+    type,
+    externalName: type === "ExternalName" ? externalName : undefined,
+    clusterIps,
+    headless,
+    ports,
+    selector: selector.size === 0 || type === "ExternalName" ? undefined : selector,
+    sessionAffinity: spec.choice("sessionAffinity", ["None", "ClientIP"], "None"),
+    sessionAffinityTimeoutS: readAffinityTimeout(spec),
+    internalTrafficPolicy: spec.choice("internalTrafficPolicy", ["Cluster", "Local"], "Cluster"),
+    trafficDistribution: readDistribution(root, spec, meta.annotations),
+    publishNotReadyAddresses: spec.boolean("publishNotReadyAddresses") ?? false,
+  };
+}
