@@ -89,6 +89,15 @@ function altNameUris(attributes: asn1.AsnType | undefined): string[] {
  */
 export function readCertificateRequest(pem: string): CertificateRequest {
   const der = decodePem(pem);
+  try {
+    return readDer(der);
+  } catch (error) {
+    // The parser throws what it likes at lengths and tags that make no sense.
+    throw error instanceof MeltemiError ? error : refuse(`cannot be read: ${messageOf(error)}`, error);
+  }
+}
+
+function readDer(der: Buffer): CertificateRequest {
   const parsed = asn1.fromBER(der);
   if (parsed.offset !== der.length)
     throw refuse(parsed.offset === -1 ? "is not ASN.1" : "has bytes after its end");

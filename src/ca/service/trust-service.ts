@@ -52,7 +52,7 @@ export function addTrustService(
   };
   server.addService(TrustServiceService, {
     watchTrustBundle(call: ServerWritableStream<WatchTrustBundleRequest, TrustBundle>): void {
-      watch(call).catch((error: unknown) => call.destroy(toServiceError(error)));
+      watch(call).catch((error: unknown) => call.emit("error", toServiceError(error)));
     },
   });
 }
