@@ -69,15 +69,14 @@ export function parseLogLevel(text: string): LogLevel {
 }
 
 function prettyOver(lines: DestinationStream, colors: boolean): DestinationStream {
-  return pretty({
-    destination: { write: (line: string) => lines.write(line) } as NodeJS.WritableStream,
-    sync: true,
+  const toText = pretty.prettyFactory({
     messageKey: "message",
     timestampKey: "time",
     translateTime: "SYS:HH:MM:ss.l",
     colorize: colors && process.stdout.isTTY,
     singleLine: true,
   });
+  return { write: (line) => lines.write(toText(line)) };
 }
 
 function rankOf(level: LogLevel): number {

@@ -46,6 +46,11 @@ export function acceptChecked(
       try {
         const accepted = await listener.accept();
         if (accepted === null) return;
+        if (signal.aborted) {
+          // Accepted while the listener was closing: nobody would end it.
+          native.closeFd(accepted.fd);
+          continue;
+        }
         if (!allow(accepted.peer)) {
           native.closeFd(accepted.fd);
           options.onRefused(accepted.peer);

@@ -78,11 +78,7 @@ async function answer(
     return;
   }
   const raw = typeof result.body === "string" || result.body instanceof Uint8Array;
-  const body = raw
-    ? (result.body)
-    : result.body === undefined
-      ? ""
-      : JSON.stringify(result.body);
+  const body = raw ? result.body : result.body === undefined ? "" : JSON.stringify(result.body);
   const contentType = result.contentType ?? (raw ? "text/plain; charset=utf-8" : "application/json");
   response.writeHead(result.status, {
     "content-type": contentType,

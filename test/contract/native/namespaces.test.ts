@@ -1,0 +1,148 @@
+import { execFile } from "node:child_process";
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { promisify } from "node:util";
+import { afterAll, describe, expect, it } from "vitest";
+import { loadNative } from "../../../src/platform/native.js";
+
+const native = loadNative();
+const addon = JSON.stringify(join(import.meta.dirname, "../../../native/dist/node-addon.node"));
+const directory = mkdtempSync(join(tmpdir(), "meltemi-"));
+afterAll(() => rmSync(directory, { recursive: true, force: true }));
+
+/**
+ * Runs a script in user, network and mount namespaces of its own, with the addon as `native` and a second network
+ * namespace (`pod`, with 10.9.0.7/24 on `eth0`) opened as `ns`. Returns what the script passes to `done`.
+ */
+async function inSandbox(script: string): Promise<Record<string, unknown>> {
+  const file = join(directory, "script.cjs");
+  writeFileSync(
+    file,
+    `const native = require(${addon});
+const { execFileSync } = require("node:child_process");
+const sh = (text) => execFileSync("sh", ["-ec", text], { encoding: "utf8" }).trim();
+const done = (value) => process.stdout.write(JSON.stringify(value));
+sh("mount -t tmpfs tmpfs /run && mkdir -p /run/netns && ip netns add pod && ip -n pod link add eth0 type veth peer name eth1"
+  + " && ip -n pod addr add 10.9.0.7/24 dev eth0 && ip -n pod addr add fd00:9::7/64 dev eth0 nodad && ip -n pod link set eth0 up");
+const ns = native.openNetns("/run/netns/pod");
+(async () => { ${script} })().catch((error) => { console.error(error); process.exit(1); });`,
+  );
+  const path = `${process.env["PATH"] ?? ""}:/usr/sbin:/sbin`;
+  const { stdout } = await promisify(execFile)("unshare", ["-Urnm", process.execPath, file], {
+    timeout: 20_000,
+    env: { ...process.env, PATH: path },
+  });
+  return JSON.parse(stdout) as Record<string, unknown>;
+}
+
+describe("openNetns", () => {
+  it("gives the namespace's inode", () => {
+    const netns = native.openNetns("/proc/self/ns/net");
+    expect(netns.inode).toBe(native.currentNetnsInode());
+    native.closeFd(netns.fd);
+  });
+
+  it.each(["/proc/self/ns/mnt", "/proc/self/ns/user", "/dev/null", "/etc/passwd", "/"])(
+    "refuses %s",
+    (path) => {
+      expect(() => native.openNetns(path)).toThrow(/not a network namespace/);
+    },
+  );
+
+  it("says what is wrong with a path", () => {
+    expect(() => native.openNetns("/nonexistent")).toThrow(/ENOENT/);
+    expect(() => native.openNetns("a\0b")).toThrow(/NUL/);
+  });
+});
+
+describe("inside a namespace", () => {
+  it("lists that namespace's addresses, and the process stays where it was", async () => {
+    const seen = await inSandbox(`
+      const before = native.currentNetnsInode();
+      const lists = await Promise.all(Array.from({ length: 8 }, () => native.netnsAddresses(ns.fd)));
+      const other = native.openNetns("/proc/self/ns/net");
+      done({ list: lists[7], all: lists.length, own: await native.netnsAddresses(other.fd), same: before === native.currentNetnsInode(), differs: before !== ns.inode,
+        links: sh("ip -br link") });`);
+    expect(seen["list"]).toEqual(
+      expect.arrayContaining([
+        { interface: "eth0", address: "10.9.0.7", prefix: 24 },
+        { interface: "eth0", address: "fd00:9::7", prefix: 64 },
+      ]),
+    );
+    expect(seen["own"]).toEqual([]);
+    expect(seen).toMatchObject({ all: 8, same: true, differs: true });
+    expect(seen["links"]).not.toMatch(/eth0/);
+  });
+
+  it("runs programs with input, outputs, code and in the right namespace", async () => {
+    const seen = await inSandbox(`
+      done({
+        inode: await native.runInNetns(ns.fd, "readlink", ["/proc/self/ns/net"], "", 5000),
+        copy: await native.runInNetns(ns.fd, "cat", [], "x".repeat(500000), 5000),
+        fails: await native.runInNetns(ns.fd, "sh", ["-c", "echo out; echo err >&2; exit 7"], "ignored", 5000),
+        signal: await native.runInNetns(ns.fd, "sh", ["-c", "kill -TERM $$"], "", 5000),
+        want: ns.inode,
+      });`);
+    expect(seen).toMatchObject({
+      inode: { code: 0, stdout: `net:[${String(seen["want"])}]\n` },
+      copy: { code: 0, stdout: "x".repeat(500_000) },
+      fails: { code: 7, stdout: "out\n", stderr: "err\n" },
+      signal: { code: 143 },
+    });
+  });
+
+  it("applies nftables in the pod's namespace only", async () => {
+    const seen = await inSandbox(`
+      const applied = await native.runInNetns(ns.fd, "nft", ["-f", "-"], "table inet meltemi_test {\\n chain c {\\n }\\n}\\n", 5000);
+      const bad = await native.runInNetns(ns.fd, "nft", ["-f", "-"], "table {", 5000);
+      done({ applied, bad, inside: sh("ip netns exec pod nft list tables"), outside: sh("nft list tables") });`);
+    expect(seen).toMatchObject({
+      applied: { code: 0 },
+      bad: { code: 1 },
+      inside: "table inet meltemi_test",
+      outside: "",
+    });
+  });
+
+  it("ends a program at its time limit with all that it started, and one that says too much", async () => {
+    const seen = await inSandbox(`
+      const begun = Date.now();
+      const message = (promise) => promise.then(() => "no error", (error) => error.message);
+      const late = await message(native.runInNetns(ns.fd, "sh", ["-c", "sleep 987 & sleep 987"], "", 200));
+      const loud = await message(native.runInNetns(ns.fd, "sh", ["-c", "yes"], "", 10000));
+      const orphan = await native.runInNetns(ns.fd, "sh", ["-c", "sleep 986 & echo started"], "", 10000);
+      const absent = await message(native.runInNetns(ns.fd, "/nonexistent", [], "", 1000));
+      const left = sh("grep -lzE '^98[67]$' /proc/[0-9]*/cmdline 2>/dev/null | wc -l");
+      done({ late, loud, orphan, absent, left, took: Date.now() - begun });`);
+    expect(seen).toMatchObject({
+      late: expect.stringContaining("killed after 200 ms") as string,
+      loud: expect.stringContaining("wrote more than") as string,
+      orphan: { code: 0, stdout: "started\n" },
+      absent: expect.stringContaining("ENOENT") as string,
+      left: "0",
+    });
+    expect(seen["took"]).toBeLessThan(9000);
+  });
+
+  it("writes sysctls of that namespace, and none outside net/", async () => {
+    const seen = await inSandbox(`
+      const message = (promise) => promise.then(() => "no error", (error) => error.message);
+      await native.writeNetnsSysctl(ns.fd, "net/ipv4/ip_nonlocal_bind", "1");
+      done({
+        inside: sh("ip netns exec pod cat /proc/sys/net/ipv4/ip_nonlocal_bind"), outside: sh("cat /proc/sys/net/ipv4/ip_nonlocal_bind"),
+        kernel: await message(native.writeNetnsSysctl(ns.fd, "kernel/hostname", "x")),
+        climbs: await message(native.writeNetnsSysctl(ns.fd, "net/../kernel/hostname", "x")),
+        absent: await message(native.writeNetnsSysctl(ns.fd, "net/ipv4/absent", "1")),
+        wrong: await message(native.writeNetnsSysctl(ns.fd, "net/ipv4/ip_nonlocal_bind", "many")),
+      });`);
+    expect(seen).toMatchObject({
+      inside: "1",
+      outside: "0",
+      kernel: expect.stringContaining("not a sysctl") as string,
+      climbs: expect.stringContaining("not a sysctl") as string,
+      absent: expect.stringContaining("ENOENT") as string,
+      wrong: expect.stringContaining("EINVAL") as string,
+    });
+  });
+});
