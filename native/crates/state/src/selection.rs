@@ -1,0 +1,270 @@
+//! Which endpoint of a service a connection goes to.
+
+use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use meltemi_types::{ServiceKey, WorkloadUid};
+use rand::Rng;
+use tokio::time::{Duration, Instant};
+
+use crate::Text;
+use crate::ejection::ConnectOutcome;
+use crate::mesh::Mesh;
+use crate::service::{BalanceMode, BalanceScope, IpFamilies, LoadBalancing, Service};
+use crate::store::{EndpointEntry, ServiceEntry};
+use crate::workload::Workload;
+
+/// How long after a service the first of its endpoints may come.
+const SETTLING: Duration = Duration::from_millis(500);
+
+/// A connection that needs an endpoint.
+#[derive(Debug, Clone, Copy)]
+pub struct SelectionRequest<'a> {
+    pub service: &'a ServiceKey,
+    pub service_port: u16,
+    /// The workload that connects; its place decides what is near.
+    pub source: &'a Workload,
+    /// For client-IP affinity, and whose address family is preferred.
+    pub client: IpAddr,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum EndpointAddress {
+    Ip(IpAddr),
+    /// To be resolved by DNS at connection time.
+    Hostname(Text),
+    /// Only through `workload.network_gateway`.
+    NetworkGateway,
+}
+
+/// Where a connection goes.
+#[derive(Debug, Clone)]
+pub struct Endpoint {
+    pub service: Arc<Service>,
+    pub workload: Arc<Workload>,
+    pub address: EndpointAddress,
+    /// The port of the workload.
+    pub port: u16,
+}
+
+#[derive(Debug, Clone)]
+pub enum Selection {
+    Endpoint(Endpoint),
+    /// The service asks that the connection go where it was dialled.
+    Passthrough(Arc<Service>),
+}
+
+/// Why there is no endpoint.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SelectError {
+    #[error("service {service} is no longer known")]
+    ServiceGone { service: ServiceKey },
+    #[error("service {service} has no port {port}")]
+    NoSuchPort { service: ServiceKey, port: u16 },
+    #[error(
+        "service {service} has no endpoint for port {port}: of {known} known, {unhealthy} are not ready, \
+         {elsewhere} are out of its traffic distribution's reach"
+    )]
+    NoEndpoint { service: ServiceKey, port: u16, known: usize, unhealthy: usize, elsewhere: usize },
+}
+
+struct Candidate<'a> {
+    entry: &'a EndpointEntry,
+    port: u16,
+    rank: usize,
+}
+
+impl Mesh {
+    /// Chooses among the endpoints that serve the port, are healthy (or the service takes all), and
+    /// are within reach; of these among the nearest; of these avoiding those that recently failed
+    /// to connect, unless all did. One that a client's affinity names goes first.
+    pub fn select(&self, request: SelectionRequest<'_>) -> Result<Selection, SelectError> {
+        let store = self.store.read();
+        let gone = || SelectError::ServiceGone { service: request.service.clone() };
+        let entry = store.services.get(request.service).ok_or_else(gone)?;
+        let service = entry.service.as_ref().ok_or_else(gone)?;
+        self.touch(&service.last_used);
+        if service.load_balancing.mode == BalanceMode::Passthrough {
+            return Ok(Selection::Passthrough(service.clone()));
+        }
+        let port = service.port(request.service_port).ok_or_else(|| SelectError::NoSuchPort {
+            service: request.service.clone(),
+            port: request.service_port,
+        })?;
+        let candidates = candidates(entry, service, port.target_port, &request)?;
+        let chosen = self.choose(entry, service, &candidates, request.client);
+        Ok(Selection::Endpoint(Endpoint {
+            service: service.clone(),
+            workload: chosen.entry.workload.clone(),
+            address: address_of(&chosen.entry.workload, service.ip_families, request.client),
+            port: chosen.port,
+        }))
+    }
+
+    /// As [`Mesh::select`], for a service whose endpoints may still be on their way because it was
+    /// only just told of: waits for the first of them, at most half a second.
+    pub async fn select_endpoint(&self, request: SelectionRequest<'_>) -> Result<Selection, SelectError> {
+        let mut answers = self.answers.subscribe();
+        loop {
+            let error = match self.select(request) {
+                Err(error @ SelectError::NoEndpoint { known: 0, .. }) => error,
+                result => return result,
+            };
+            let Some(settled) = self.settled_at(request.service) else { return Err(error) };
+            match tokio::time::timeout_at(settled, answers.changed()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(_)) | Err(_) => return Err(error),
+            }
+        }
+    }
+
+    /// Tells how an attempt to reach an endpoint ended, so that the next connections avoid it.
+    pub fn report(&self, endpoint: &WorkloadUid, port: u16, outcome: ConnectOutcome) {
+        self.ejections.report(endpoint, port, outcome);
+    }
+
+    fn settled_at(&self, service: &ServiceKey) -> Option<Instant> {
+        Some(self.store.read().services.get(service)?.known_since? + SETTLING)
+    }
+
+    fn choose<'a, 'b>(
+        &self,
+        entry: &ServiceEntry,
+        service: &Service,
+        candidates: &'b [Candidate<'a>],
+        client: IpAddr,
+    ) -> &'b Candidate<'a> {
+        let ejected = |candidate: &Candidate<'_>| {
+            self.ejections.is_ejected(&candidate.entry.workload.uid, candidate.port)
+        };
+        let usable: Vec<&Candidate<'_>> = candidates.iter().filter(|candidate| !ejected(candidate)).collect();
+        let usable = if usable.is_empty() { candidates.iter().collect() } else { usable };
+        let Some(affinity) = service.affinity else { return balance(entry, &usable) };
+        let remembered = self.affinities.get(&service.key, client);
+        let chosen = usable
+            .iter()
+            .find(|candidate| remembered.as_ref() == Some(&candidate.entry.workload.uid))
+            .copied()
+            .unwrap_or_else(|| rendezvous(&usable, client));
+        self.affinities.remember(&service.key, client, &chosen.entry.workload.uid, affinity.timeout);
+        chosen
+    }
+}
+
+fn candidates<'a>(
+    entry: &'a ServiceEntry,
+    service: &Service,
+    service_target: Option<u16>,
+    request: &SelectionRequest<'_>,
+) -> Result<Vec<Candidate<'a>>, SelectError> {
+    let (mut unhealthy, mut elsewhere) = (0, 0);
+    let mut found: Vec<Candidate<'a>> = Vec::with_capacity(entry.endpoints.len());
+    for endpoint in &entry.endpoints {
+        let workload = &*endpoint.workload;
+        let Some(port) = target_port(endpoint, request.service_port, service_target) else { continue };
+        if !is_reachable(workload, service.ip_families, request.source) {
+            continue;
+        }
+        if (!workload.healthy && !service.load_balancing.allow_unhealthy) || workload.capacity == 0 {
+            unhealthy += 1;
+            continue;
+        }
+        let Some(rank) = rank(&service.load_balancing, request.source, workload) else {
+            elsewhere += 1;
+            continue;
+        };
+        found.push(Candidate { entry: endpoint, port, rank });
+    }
+    let Some(nearest) = found.iter().map(|candidate| candidate.rank).max() else {
+        return Err(SelectError::NoEndpoint {
+            service: service.key.clone(),
+            port: request.service_port,
+            known: entry.endpoints.len(),
+            unhealthy,
+            elsewhere,
+        });
+    };
+    found.retain(|candidate| candidate.rank == nearest);
+    Ok(found)
+}
+
+/// The endpoint's own mapping goes before the service's.
+fn target_port(endpoint: &EndpointEntry, service_port: u16, service_target: Option<u16>) -> Option<u16> {
+    let own = endpoint.ports.iter().find(|mapping| mapping.service_port == service_port);
+    own.and_then(|mapping| mapping.target_port).or(service_target)
+}
+
+fn is_reachable(workload: &Workload, families: IpFamilies, source: &Workload) -> bool {
+    workload.ips.iter().any(|ip| families.accepts(*ip))
+        || (workload.ips.is_empty() && !workload.hostname.is_empty())
+        || (workload.network_gateway.is_some() && workload.network != source.network)
+}
+
+fn address_of(workload: &Workload, families: IpFamilies, client: IpAddr) -> EndpointAddress {
+    let accepted = || workload.ips.iter().filter(|ip| families.accepts(**ip));
+    let ip = accepted().find(|ip| ip.is_ipv4() == client.is_ipv4()).or_else(|| accepted().next());
+    match ip {
+        Some(ip) => EndpointAddress::Ip(*ip),
+        None if !workload.hostname.is_empty() => EndpointAddress::Hostname(workload.hostname.clone()),
+        None => EndpointAddress::NetworkGateway,
+    }
+}
+
+/// How near the workload is: how many scopes match, counted from the first until one does not.
+/// `None`: out of reach. A preferred network outweighs all that follows it, and does not keep the
+/// endpoints of other networks from being ranked among themselves.
+fn rank(balancing: &LoadBalancing, source: &Workload, workload: &Workload) -> Option<usize> {
+    if balancing.mode == BalanceMode::Standard {
+        return Some(0);
+    }
+    let matches = |scope: &&BalanceScope| match scope {
+        BalanceScope::Region => source.locality.region == workload.locality.region,
+        BalanceScope::Zone => source.locality.zone == workload.locality.zone,
+        BalanceScope::Subzone => source.locality.subzone == workload.locality.subzone,
+        BalanceScope::Node => source.node == workload.node,
+        BalanceScope::Cluster => source.cluster_id == workload.cluster_id,
+        BalanceScope::Network => source.network == workload.network,
+    };
+    let scopes = &balancing.scopes;
+    let matched = scopes.iter().take_while(matches).count();
+    if balancing.mode == BalanceMode::Strict && matched != scopes.len() {
+        return None;
+    }
+    match scopes.first() {
+        Some(BalanceScope::Network) if matched > 0 => Some(matched + scopes.len()),
+        Some(BalanceScope::Network) => Some(scopes.iter().skip(1).take_while(matches).count()),
+        _ => Some(matched),
+    }
+}
+
+/// Equal weights take turns; different ones are drawn in proportion.
+fn balance<'a, 'b>(entry: &ServiceEntry, usable: &[&'b Candidate<'a>]) -> &'b Candidate<'a> {
+    let weight = |candidate: &Candidate<'_>| u64::from(candidate.entry.workload.capacity);
+    let first = weight(usable[0]);
+    if usable.iter().all(|candidate| weight(candidate) == first) {
+        let turn = entry.turn.fetch_add(1, Ordering::Relaxed) as usize;
+        return usable[turn % usable.len()];
+    }
+    let total: u64 = usable.iter().map(|candidate| weight(candidate)).sum();
+    let mut drawn = rand::rng().random_range(0..total);
+    for candidate in usable {
+        match drawn.checked_sub(weight(candidate)) {
+            Some(rest) => drawn = rest,
+            None => return candidate,
+        }
+    }
+    usable[0]
+}
+
+/// The same client gets the same endpoint of the same set, also after a restart, and another one
+/// only if its own goes.
+fn rendezvous<'a, 'b>(usable: &[&'b Candidate<'a>], client: IpAddr) -> &'b Candidate<'a> {
+    let hasher = BuildHasherDefault::<DefaultHasher>::default();
+    usable
+        .iter()
+        .copied()
+        .max_by_key(|candidate| hasher.hash_one((client, candidate.entry.workload.uid.as_str())))
+        .unwrap_or(usable[0])
+}
