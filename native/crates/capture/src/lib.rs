@@ -11,6 +11,7 @@ mod error;
 mod listen;
 mod netns;
 mod options;
+mod packets;
 
 pub use connect::{Upstream, UpstreamKind};
 pub use destination::{canonical, original_destination};
@@ -18,6 +19,7 @@ pub use error::CaptureError;
 pub use listen::Listener;
 pub use netns::{HomeNetns, NetnsId, PodNetns};
 pub use options::{Keepalive, reset_on_close, set_access_options};
+pub use packets::{Packet, PacketSocket};
 
 /// Mark on every socket of the data plane, for routing only: never proof of anything.
 pub const MARK: u32 = 0x539;

@@ -2,6 +2,7 @@
 //!
 //! A tunnel serves exactly one key: who connects, as whom, to which workload at which address. A pod
 //! that comes back under a recycled address has another uid and never meets an old tunnel.
+use crate::stream::Slot;
 use crate::{ClientTunnel, ConnectFailure, ConnectFailureKind, Limits, OpenError, OpenRequest, TunnelStream};
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared};
@@ -30,34 +31,48 @@ pub struct PoolKey {
 /// Makes the encrypted stream that a tunnel runs on, and checks the peer.
 pub trait Connector: Send + Sync + 'static {
     type Io: AsyncRead + AsyncWrite + Unpin + Send + 'static;
+    /// What is known of the peer, kept with the tunnel.
+    type Peer: Clone + Send + Sync + 'static;
 
     /// Connects and proves both identities. Bounded in time by the implementation.
-    fn connect(&self, key: &PoolKey) -> impl Future<Output = Result<Self::Io, ConnectFailure>> + Send;
+    fn connect(
+        &self,
+        key: &PoolKey,
+    ) -> impl Future<Output = Result<(Self::Io, Self::Peer), ConnectFailure>> + Send;
 }
 
 type Connecting = Shared<BoxFuture<'static, Result<(), ConnectFailure>>>;
 
-#[derive(Debug, Default)]
-struct Entry {
-    tunnels: Vec<ClientTunnel>,
+struct Entry<P> {
+    tunnels: Vec<(ClientTunnel, P)>,
     connecting: Option<Connecting>,
 }
 
-/// The tunnels of one pod.
-#[derive(Debug)]
-pub struct Pool<C>(Arc<Inner<C>>);
+impl<P> Default for Entry<P> {
+    fn default() -> Self {
+        Self { tunnels: Vec::new(), connecting: None }
+    }
+}
 
-impl<C> Clone for Pool<C> {
+/// The tunnels of one pod.
+pub struct Pool<C: Connector>(Arc<Inner<C>>);
+
+impl<C: Connector> std::fmt::Debug for Pool<C> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Pool").field("tunnels", &self.len()).finish_non_exhaustive()
+    }
+}
+
+impl<C: Connector> Clone for Pool<C> {
     fn clone(&self) -> Self {
         Self(self.0.clone())
     }
 }
 
-#[derive(Debug)]
-struct Inner<C> {
+struct Inner<C: Connector> {
     connector: C,
     limits: Limits,
-    entries: Mutex<HashMap<PoolKey, Entry>>,
+    entries: Mutex<HashMap<PoolKey, Entry<C::Peer>>>,
     tasks: TaskTracker,
     closed: CancellationToken,
 }
@@ -71,17 +86,21 @@ impl<C: Connector> Pool<C> {
         Self(Arc::new(Inner {
             connector,
             limits,
-            entries: Mutex::default(),
+            entries: Mutex::new(HashMap::new()),
             tasks: TaskTracker::new(),
             closed,
         }))
     }
 
     /// Opens a stream on a tunnel for `key`, making one if none has a place. Cancel safe.
-    pub async fn open(&self, key: &PoolKey, request: &OpenRequest) -> Result<TunnelStream, OpenError> {
+    pub async fn open(
+        &self,
+        key: &PoolKey,
+        request: &OpenRequest,
+    ) -> Result<(TunnelStream, C::Peer), OpenError> {
         let mut attempt = 1;
         loop {
-            let (tunnel, slot) = match self.reserve(key) {
+            let (tunnel, slot, peer) = match self.reserve(key) {
                 Ok(found) => found,
                 Err(connecting) => {
                     connecting.await?;
@@ -94,21 +113,22 @@ impl<C: Connector> Pool<C> {
                     self.0.remove(key, &tunnel);
                     attempt += 1;
                 }
-                result => return result,
+                result => return result.map(|stream| (stream, peer)),
             }
         }
     }
 
     /// A place on a tunnel, or the connect that everyone without one waits for.
-    fn reserve(&self, key: &PoolKey) -> Result<(ClientTunnel, crate::stream::Slot), Connecting> {
+    fn reserve(&self, key: &PoolKey) -> Result<(ClientTunnel, Slot, C::Peer), Connecting> {
         let mut entries = self.0.entries.lock();
         let entry = entries.entry(key.clone()).or_default();
-        for tunnel in &entry.tunnels {
+        for (tunnel, peer) in &entry.tunnels {
             if let Some(slot) = tunnel.reserve() {
-                return Ok((tunnel.clone(), slot));
+                return Ok((tunnel.clone(), slot, peer.clone()));
             }
         }
-        if let Some(connecting) = &entry.connecting {
+        // One that has completed is seen here only if its task died before it could say so.
+        if let Some(connecting) = entry.connecting.as_ref().filter(|c| c.peek().is_none()) {
             return Err(connecting.clone());
         }
         // A task of its own: the connect goes on if the connection that caused it goes away.
@@ -124,22 +144,19 @@ impl<C: Connector> Pool<C> {
     }
 
     /// Ends the tunnels that `keep` does not want, with the streams on them.
-    pub fn retain(&self, keep: impl Fn(&PoolKey) -> bool) {
+    pub fn retain(&self, keep: impl Fn(&PoolKey, &C::Peer) -> bool) {
         let mut ended = Vec::new();
         self.0.entries.lock().retain(|key, entry| {
-            let kept = keep(key);
-            if !kept {
-                ended.append(&mut entry.tunnels);
-            }
-            kept || entry.connecting.is_some()
+            ended.extend(entry.tunnels.extract_if(.., |(_, peer)| !keep(key, peer)));
+            !entry.tunnels.is_empty() || entry.connecting.is_some()
         });
-        for tunnel in ended {
+        for (tunnel, _) in ended {
             tunnel.close();
         }
     }
 
-    /// Takes all tunnels out of use. Streams on them go on; new streams get new tunnels, and a tunnel
-    /// ends with its last stream. For an identity that was renewed under another root.
+    /// Takes all tunnels out of use. Streams on them go on; new streams get new tunnels, and an old one
+    /// ends once it is idle. For an identity that has a new certificate.
     pub fn retire(&self) {
         for entry in self.0.entries.lock().values_mut() {
             entry.tunnels.clear();
@@ -156,11 +173,11 @@ impl<C: Connector> Pool<C> {
     }
 }
 
-impl<C> Inner<C> {
+impl<C: Connector> Inner<C> {
     fn remove(&self, key: &PoolKey, tunnel: &ClientTunnel) {
         let mut entries = self.entries.lock();
         if let Some(entry) = entries.get_mut(key) {
-            entry.tunnels.retain(|other| !other.same(tunnel));
+            entry.tunnels.retain(|(other, _)| !other.same(tunnel));
             if entry.tunnels.is_empty() && entry.connecting.is_none() {
                 entries.remove(key);
             }
@@ -171,10 +188,11 @@ impl<C> Inner<C> {
 async fn connect<C: Connector>(inner: Arc<Inner<C>>, key: PoolKey) -> Result<(), ConnectFailure> {
     let closed = || ConnectFailure::new(ConnectFailureKind::Connect, "the pod left the mesh");
     let connecting = async {
-        let io = inner.connector.connect(&key).await?;
-        ClientTunnel::begin(io, inner.limits.clone())
+        let (io, peer) = inner.connector.connect(&key).await?;
+        let (tunnel, driver) = ClientTunnel::begin(io, inner.limits.clone())
             .await
-            .map_err(|e| ConnectFailure::new(ConnectFailureKind::Tls, e.to_string()))
+            .map_err(|e| ConnectFailure::new(ConnectFailureKind::Tls, e.to_string()))?;
+        Ok((tunnel, driver, peer))
     };
     let connected = tokio::select! {
         connected = connecting => connected,
@@ -184,8 +202,8 @@ async fn connect<C: Connector>(inner: Arc<Inner<C>>, key: PoolKey) -> Result<(),
     let entry = entries.entry(key.clone()).or_default();
     entry.connecting = None;
     match connected {
-        Ok((tunnel, driver)) => {
-            entry.tunnels.push(tunnel.clone());
+        Ok((tunnel, driver, peer)) => {
+            entry.tunnels.push((tunnel.clone(), peer));
             let watch = watch(Arc::downgrade(&inner), key, tunnel, inner.closed.clone(), inner.limits.idle);
             inner.tasks.spawn(async move {
                 if let Err(error) = driver.await {
@@ -205,7 +223,7 @@ async fn connect<C: Connector>(inner: Arc<Inner<C>>, key: PoolKey) -> Result<(),
 }
 
 /// Takes a tunnel out of the pool when it has ended or was idle for long, and ends it with the pool.
-async fn watch<C>(
+async fn watch<C: Connector>(
     inner: Weak<Inner<C>>,
     key: PoolKey,
     tunnel: ClientTunnel,

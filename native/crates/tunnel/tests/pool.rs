@@ -57,7 +57,7 @@ async fn a_tunnel_ends_with_its_destination() {
     let mut client = mesh.connect(app).await;
     client.write_all(b"x").await.unwrap();
     assert_eq!(soon("echo", client.read_u8()).await.unwrap(), b'x');
-    mesh.pool.retain(|key| &*key.workload != "b-1");
+    mesh.pool.retain(|key, ()| &*key.workload != "b-1");
     let end = soon("end", client.read_u8()).await.unwrap_err();
     assert_eq!(end.kind(), std::io::ErrorKind::ConnectionReset);
     assert!(mesh.pool.is_empty());

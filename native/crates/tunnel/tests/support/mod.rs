@@ -1,4 +1,4 @@
-#![allow(dead_code, reason = "each test binary uses its part")]
+#![allow(dead_code, unreachable_pub, reason = "each test binary uses its part")]
 //! Two proxies without TLS on loopback: what this crate sees of a mesh.
 use meltemi_tunnel::{
     Cause, ConnectFailure, ConnectFailureKind, Connector, Incoming, Limits, Meter, OpenRequest, Pool,
@@ -32,10 +32,12 @@ pub struct Dialer {
 
 impl Connector for Dialer {
     type Io = TcpStream;
-    async fn connect(&self, key: &PoolKey) -> Result<TcpStream, ConnectFailure> {
+    type Peer = ();
+    async fn connect(&self, key: &PoolKey) -> Result<(TcpStream, ()), ConnectFailure> {
         self.dials.fetch_add(1, Ordering::SeqCst);
         TcpStream::connect(key.address)
             .await
+            .map(|io| (io, ()))
             .map_err(|e| ConnectFailure::new(ConnectFailureKind::Connect, e.to_string()))
     }
 }
@@ -72,7 +74,7 @@ impl Mesh {
     }
 
     pub async fn open(&self, application: SocketAddr) -> TunnelStream {
-        soon("open", self.pool.open(&self.key, &request(application))).await.unwrap()
+        soon("open", self.pool.open(&self.key, &request(application))).await.unwrap().0
     }
 
     /// A client's socket that reaches `application` through the tunnel.
