@@ -1,0 +1,1 @@
+//! Rotation, priority and the sealed descriptor, with virtual time.
