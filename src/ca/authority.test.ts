@@ -179,7 +179,7 @@ test("a root rotation passes overlap and draining, each only when every certific
   authority.tick();
   nowMs += 5_000;
   authority.tick();
-  expect(authority.state.phase).toBe("steady");
+  expect(authority.state.phase).toBe("stable");
   expect(authority.trustBundle().roots).toEqual([newRoot]);
   expect(versions).toEqual([2, 3, 4]);
   expect(readdirSync(join(directory, "ca/generations")), "the old keys are gone from the disk").toEqual([
@@ -218,7 +218,7 @@ test("a crash in any phase resumes it with the same bundle and the same list of 
     nowMs += 5_000;
     authority.tick();
   }
-  expect(authority.state.phase).toBe("steady");
+  expect(authority.state.phase).toBe("stable");
   authority.close();
 });
 
@@ -244,8 +244,13 @@ test("rotating the issuing key keeps the root and needs no overlap", async () =>
   const { roots } = authority.trustBundle();
   authority.startRotation("issuing");
   const after = await issue(authority);
-  expect(authority.state.phase).toBe("steady");
-  expect(authority.trustBundle().roots).toEqual(roots);
+  expect(authority.state.phase, "until what the old key issued was renewed").toBe("draining");
+  expect(authority.trustBundle()).toMatchObject({ roots, version: 2 });
+  authority.tick();
+  nowMs += 5_000;
+  authority.tick();
+  expect(authority.state.phase).toBe("stable");
+  expect(authority.trustBundle(), "nobody has to renew once more").toMatchObject({ roots, version: 2 });
   expect(after.chain[1]).not.toBe(before.chain[1]);
   expect(leadsTo(before, roots) && leadsTo(after, roots)).toBe(true);
   authority.close();
@@ -263,9 +268,9 @@ test("an ageing issuing key is replaced by itself, and a leaf never outlives its
 
 test("a second rotation while one is under way is refused, and advancing without one too", () => {
   const authority = open();
-  expect(() => authority.advance()).toThrow(/no root rotation is under way/);
+  expect(() => authority.advance()).toThrow(/no rotation is under way/);
   authority.startRotation("root");
-  expect(() => authority.startRotation("issuing")).toThrow(/root rotation is under way \(overlap\)/);
+  expect(() => authority.startRotation("issuing")).toThrow(/rotation is under way \(overlap\)/);
   authority.advance();
   expect(authority.state.phase).toBe("draining");
   authority.close();

@@ -234,7 +234,7 @@ export class Authority {
 
   /** Certificates of an earlier version that are still in use: a rotation waits for them. */
   waiting(): LedgerEntry[] {
-    if (this.#state.phase === "steady") return [];
+    if (this.#state.phase === "stable") return [];
     const { version } = this.#state;
     return this.#ledger
       .live(this.#options.clock.now())
@@ -243,8 +243,8 @@ export class Authority {
 
   /** Starts a rotation. Throws `conflict` while one is under way, `unsupported` for keys given from outside. */
   startRotation(what: "root" | "issuing"): void {
-    if (this.#state.phase !== "steady") {
-      throw new MeltemiError("conflict", `a root rotation is under way (${this.#state.phase})`, {
+    if (this.#state.phase !== "stable") {
+      throw new MeltemiError("conflict", `a rotation is under way (${this.#state.phase})`, {
         hint: "wait for it (meltemi ca status), or go on without those that are waited for: meltemi ca rotate root --advance",
       });
     }
@@ -268,14 +268,14 @@ export class Authority {
 
   /** Goes on to the next phase without waiting. Throws `conflict` when no rotation is under way. */
   advance(): void {
-    if (this.#state.phase === "steady") throw new MeltemiError("conflict", "no root rotation is under way");
+    if (this.#state.phase === "stable") throw new MeltemiError("conflict", "no rotation is under way");
     this.#apply({ type: "advance" });
   }
 
   /** To be called about once a second: ends phases, and replaces an ageing issuing key. */
   tick(): void {
     const now = this.#options.clock.now();
-    if (this.#state.phase === "steady") {
+    if (this.#state.phase === "stable") {
       this.#clearSinceMs = undefined;
       const { issuing, rootKey } = this.#materialOf(this.#state.issuer);
       const from = Date.parse(issuing.validFrom);

@@ -55,7 +55,7 @@ export class GivenKeys implements KeySource {
         ? seen
         : { fingerprint, version: (seen?.version ?? 0) + 1, sinceMs: nowMs };
     if (state !== seen) writePrivateFile(path, `${JSON.stringify(state)}\n`);
-    return { phase: "steady", version: state.version, issuer: 1, sinceMs: state.sinceMs };
+    return { phase: "stable", version: state.version, issuer: 1, sinceMs: state.sinceMs };
   }
 
   readGeneration(_generation: number, nowMs: number): KeyMaterial {

@@ -30,9 +30,9 @@ import { firstState, trustedGenerations, type RotationState } from "./rotation.j
 
 const base = { version: z.int().positive(), issuer: z.int().positive(), sinceMs: z.number() };
 const rotationShape = z.discriminatedUnion("phase", [
-  z.object({ phase: z.literal("steady"), ...base }),
+  z.object({ phase: z.literal("stable"), ...base }),
   z.object({ phase: z.literal("overlap"), ...base, next: z.int().positive() }),
-  z.object({ phase: z.literal("draining"), ...base, previous: z.int().positive() }),
+  z.object({ phase: z.literal("draining"), ...base, previous: z.int().positive(), sameRoot: z.boolean() }),
 ]);
 const refusedShape = z.object({ identities: z.array(z.string()) });
 

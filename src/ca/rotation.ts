@@ -1,18 +1,20 @@
 /**
- * Root rotation as a state machine; pure.
+ * Rotation of the CA's keys as a state machine; pure.
  *
  * ```
  *            start(next)              everybody has renewed          everybody has renewed
- *   steady ───────────────▶ overlap ───────────────────────▶ draining ─────────────────────▶ steady
+ *   stable ───────────────▶ overlap ───────────────────────▶ draining ─────────────────────▶ stable
  *   one root trusted        old issues,                      new issues,                     the new root only
- *                           both trusted                     both trusted
+ *     │                     both trusted                     both trusted                      ▲
+ *     │ start(next, same root)                               new issues, one root              │
+ *     └─────────────────────────────────────────────────────▶ draining ────────────────────────┘
  * ```
- * Each arrow raises `version`, and nodes renew their certificates because of it: an answer carries
- * the bundle of roots. "Everybody has renewed" means that every certificate still in use was
- * issued under the present version (docs/adr/0004-root-rotation.md).
+ * Each change of who issues or is trusted raises `version`, and nodes renew their certificates
+ * because of it: an answer carries the bundle of roots. "Everybody has renewed" means that every
+ * certificate still in use was issued under the present version (docs/adr/0004-root-rotation.md).
  */
 export type RotationState =
-  | { readonly phase: "steady"; readonly version: number; readonly issuer: number; readonly sinceMs: number }
+  | { readonly phase: "stable"; readonly version: number; readonly issuer: number; readonly sinceMs: number }
   | {
       readonly phase: "overlap";
       readonly version: number;
@@ -25,6 +27,8 @@ export type RotationState =
       readonly version: number;
       readonly issuer: number;
       readonly previous: number;
+      /** Only the issuing key is new: what is trusted does not change when this ends. */
+      readonly sameRoot: boolean;
       readonly sinceMs: number;
     };
 
@@ -44,7 +48,7 @@ export type RotationEvent =
   | { readonly type: "tick"; readonly clearSinceMs: number | undefined };
 
 export const firstState = (generation: number, nowMs: number): RotationState => ({
-  phase: "steady",
+  phase: "stable",
   version: 1,
   issuer: generation,
   sinceMs: nowMs,
@@ -53,7 +57,7 @@ export const firstState = (generation: number, nowMs: number): RotationState => 
 /** Generations whose roots are trusted, the older first. */
 export function trustedGenerations(state: RotationState): readonly number[] {
   switch (state.phase) {
-    case "steady":
+    case "stable":
       return [state.issuer];
     case "overlap":
       return [state.issuer, state.next];
@@ -65,12 +69,21 @@ export function trustedGenerations(state: RotationState): readonly number[] {
 function forward(state: RotationState, nowMs: number): RotationState {
   const version = state.version + 1;
   switch (state.phase) {
-    case "steady":
+    case "stable":
       return state;
     case "overlap":
-      return { phase: "draining", version, issuer: state.next, previous: state.issuer, sinceMs: nowMs };
+      return {
+        phase: "draining",
+        version,
+        issuer: state.next,
+        previous: state.issuer,
+        sameRoot: false,
+        sinceMs: nowMs,
+      };
     case "draining":
-      return { phase: "steady", version, issuer: state.issuer, sinceMs: nowMs };
+      return state.sameRoot
+        ? { phase: "stable", version: state.version, issuer: state.issuer, sinceMs: state.sinceMs }
+        : { phase: "stable", version, issuer: state.issuer, sinceMs: nowMs };
   }
 }
 
@@ -83,9 +96,16 @@ export function step(
 ): RotationState {
   switch (event.type) {
     case "start":
-      if (state.phase !== "steady") return state;
+      if (state.phase !== "stable") return state;
       return event.sameRoot
-        ? { phase: "steady", version: state.version + 1, issuer: event.next, sinceMs: nowMs }
+        ? {
+            phase: "draining",
+            version: state.version + 1,
+            issuer: event.next,
+            previous: state.issuer,
+            sameRoot: true,
+            sinceMs: nowMs,
+          }
         : {
             phase: "overlap",
             version: state.version + 1,
@@ -96,7 +116,7 @@ export function step(
     case "advance":
       return forward(state, nowMs);
     case "tick": {
-      if (state.phase === "steady") return state;
+      if (state.phase === "stable") return state;
       const settled =
         event.clearSinceMs !== undefined &&
         nowMs - Math.max(event.clearSinceMs, state.sinceMs) >= timing.settleMs;

@@ -404,7 +404,7 @@ test("after a rotation new connections get a server certificate under the new ro
   mesh.authority.startRotation("root");
   mesh.authority.advance();
   mesh.authority.advance();
-  expect(mesh.authority.state.phase).toBe("steady");
+  expect(mesh.authority.state.phase).toBe("stable");
   expect((await call()).response, "on the connection made before").toBeDefined();
   expect(
     (await ask(bearer(mesh.token("n1")), await requestFor(cart))).response,
