@@ -104,8 +104,8 @@ describe("gRPC over a Unix socket", () => {
       new Metadata(),
     );
     const first = new Promise((resolve) => stream.once("data", resolve));
-    const failed = new Promise<{ code: number }>((resolve) =>
-      stream.once("error", resolve as (error: Error) => void),
+    const failed = new Promise<ServiceError>((resolve) =>
+      stream.once("error", (error) => resolve(error as ServiceError)),
     );
     stream.write("hello");
     expect(await first).toBe("hello!");
