@@ -1,7 +1,8 @@
 import type { NamespaceObject, PodObject } from "./objects.js";
 
 /** Why a pod is in the mesh, or is not. */
-export type Enrolment = { readonly enrolled: true } | { readonly enrolled: false; readonly reason: OutReason };
+export type Enrolment =
+  { readonly enrolled: true } | { readonly enrolled: false; readonly reason: OutReason };
 
 export type OutReason =
   | "not_labelled"
@@ -18,7 +19,13 @@ export interface EnrolmentRules {
 }
 
 export const defaultEnrolmentRules: EnrolmentRules = {
-  excludedNamespaces: new Set(["kube-system", "kube-public", "kube-node-lease", "istio-system", "meltemi-system"]),
+  excludedNamespaces: new Set([
+    "kube-system",
+    "kube-public",
+    "kube-node-lease",
+    "istio-system",
+    "meltemi-system",
+  ]),
 };
 
 /** The label's wish on one object: ours before Istio's, undefined when neither is set. */
@@ -44,11 +51,16 @@ function wish(labels: ReadonlyMap<string, string>): "in" | "out" | undefined {
  * The rule that turns labels into "enrolled": the pod's own label, else its namespace's
  * (wire-contract.md, "Kubernetes"). Used by agent and control plane alike.
  */
-export function enrolment(pod: PodObject, namespace: NamespaceObject | undefined, rules: EnrolmentRules): Enrolment {
+export function enrolment(
+  pod: PodObject,
+  namespace: NamespaceObject | undefined,
+  rules: EnrolmentRules,
+): Enrolment {
   const wanted = wish(pod.meta.labels) ?? (namespace && wish(namespace.meta.labels));
   if (wanted === undefined) return { enrolled: false, reason: "not_labelled" };
   if (wanted === "out") return { enrolled: false, reason: "opted_out" };
-  if (rules.excludedNamespaces.has(pod.meta.namespace)) return { enrolled: false, reason: "system_namespace" };
+  if (rules.excludedNamespaces.has(pod.meta.namespace))
+    return { enrolled: false, reason: "system_namespace" };
   if (pod.hostNetwork) return { enrolled: false, reason: "host_network" };
   if (pod.containerNames.includes("istio-proxy") || pod.meta.annotations.has("sidecar.istio.io/status")) {
     return { enrolled: false, reason: "has_sidecar" };

@@ -22,7 +22,9 @@ export const podUid = (cluster: string, namespace: string, name: string): Worklo
   `${cluster}//Pod/${namespace}/${name}` as WorkloadUid;
 export const workloadEntryUid = (cluster: string, namespace: string, name: string): WorkloadUid =>
   `${cluster}/networking.istio.io/WorkloadEntry/${namespace}/${name}` as WorkloadUid;
-export const serviceKey = (namespace: string, hostname: string): ServiceKey => `${namespace}/${hostname}` as ServiceKey;
+export const serviceKey = (namespace: string, hostname: string): ServiceKey =>
+  `${namespace}/${hostname}` as ServiceKey;
 export const policyKey = (namespace: string, name: string): PolicyKey => `${namespace}/${name}` as PolicyKey;
 export const addressKey = (network: string, ip: string): AddressKey => `${network}/${ip}` as AddressKey;
-export const objectKey = (kind: string, namespace: string, name: string): ObjectKey => `${kind}/${namespace}/${name}` as ObjectKey;
+export const objectKey = (kind: string, namespace: string, name: string): ObjectKey =>
+  `${kind}/${namespace}/${name}` as ObjectKey;

@@ -10,6 +10,8 @@ export interface Meta {
   readonly generation: number;
   readonly labels: ReadonlyMap<string, string>;
   readonly annotations: ReadonlyMap<string, string>;
+  /** `creationTimestamp`, RFC 3339; absent in files that do not say. Decides which of two rules is older. */
+  readonly createdAt?: string;
 }
 
 export interface NamespaceObject {
@@ -105,7 +107,11 @@ export interface EndpointSliceObject {
   /** Label `kubernetes.io/service-name`. */
   readonly serviceName: string;
   readonly addressType: "IPv4" | "IPv6" | "FQDN";
-  readonly ports: readonly { readonly name: string | undefined; readonly port: number; readonly protocol: "TCP" | "UDP" | "SCTP" }[];
+  readonly ports: readonly {
+    readonly name: string | undefined;
+    readonly port: number;
+    readonly protocol: "TCP" | "UDP" | "SCTP";
+  }[];
   readonly endpoints: readonly SliceEndpoint[];
 }
 

@@ -8,6 +8,8 @@ export interface LocatedObject {
   /** Line of the text, from 1, on which the object's document begins. */
   readonly line: number;
   readonly decoded: Decoded;
+  /** Line of the text, from 1, of one of the object's fields, or of the nearest that is there. */
+  readonly lineOf: (path: string) => number;
 }
 
 /** What a text said. Handed back to `decodeText` with the next version, only what changed is parsed anew. */
@@ -16,11 +18,11 @@ export interface DecodedText {
   readonly chunks: ReadonlyMap<string, readonly ChunkObject[]>;
 }
 
-/** An object with lines relative to its chunk: those of `decoded.problems`, in their order, and its own. */
+/** An object with lines relative to its chunk, from 0. */
 interface ChunkObject {
   readonly line: number;
   readonly decoded: Decoded;
-  readonly problemLines: readonly number[];
+  readonly lineOf: (path: string) => number;
 }
 
 function unreadable(document: Extract<ParsedDocument, { ok: false }>): ChunkObject {
@@ -34,7 +36,7 @@ function unreadable(document: Extract<ParsedDocument, { ok: false }>): ChunkObje
       ref: undefined,
       problems: [{ severity: "error", path: "", message: document.message, hint }],
     },
-    problemLines: [document.line],
+    lineOf: () => document.line,
   };
 }
 
@@ -42,24 +44,21 @@ function decodeChunk(chunk: Chunk, options: DecodeOptions): ChunkObject[] {
   const locator = new Locator(chunk.text);
   return parseChunk(chunk.text).flatMap((document) => {
     if (!document.ok) return [unreadable(document)];
-    return decodeAll(document.value, options).map((decoded) => ({
-      line: document.line,
-      decoded,
-      problemLines: decoded.problems.map(({ path }) =>
-        path === "" ? document.line : locator.line(document.index, path),
-      ),
-    }));
+    const lineOf = (path: string): number =>
+      path === "" ? document.line : locator.line(document.index, path);
+    return decodeAll(document.value, options).map((decoded) => ({ line: document.line, decoded, lineOf }));
   });
 }
 
 function located(object: ChunkObject, chunk: Chunk, file: string): LocatedObject {
+  const lineOf = (path: string): number => chunk.linesBefore + object.lineOf(path) + 1;
   const line = chunk.linesBefore + object.line + 1;
-  if (object.decoded.problems.length === 0) return { line, decoded: object.decoded };
-  const problems = object.decoded.problems.map((problem, index) => ({
+  if (object.decoded.problems.length === 0) return { line, decoded: object.decoded, lineOf };
+  const problems = object.decoded.problems.map((problem) => ({
     ...problem,
-    location: `${file}:${chunk.linesBefore + (object.problemLines[index] ?? object.line) + 1}`,
+    location: `${file}:${lineOf(problem.path)}`,
   }));
-  return { line, decoded: { ...object.decoded, problems } };
+  return { line, decoded: { ...object.decoded, problems }, lineOf };
 }
 
 /**

@@ -19,7 +19,7 @@ function duplicate(held: Held, inForce: Held): Problem {
 }
 
 /** All files together: which of their objects are in force. The first file in path order wins. */
-function assemble(files: ReadonlyMap<string, FileState>): {
+export function assemble(files: ReadonlyMap<string, FileState>): {
   objects: Map<ObjectKey, Held>;
   problems: Problem[];
 } {

@@ -8,6 +8,8 @@ export interface Held {
   readonly object: MeshObject;
   /** `file.yaml:12`. */
   readonly location: string;
+  /** `file.yaml:17` of one of its fields. */
+  readonly locationOf: (path: string) => string;
 }
 
 /** One version of one file: what it says, and what stays in force although it no longer says it well. */
@@ -45,12 +47,13 @@ export function readFileState(path: string, text: string, previous: FileState | 
   const refused = new Set<ObjectKey>();
   const problems: Problem[] = [];
   let unnamed = false;
-  for (const { line, decoded: object } of decoded.objects) {
+  for (const { line, decoded: object, lineOf } of decoded.objects) {
     problems.push(...object.problems);
     switch (object.outcome) {
       case "understood": {
         const key = keyOf(object.object);
-        const held = { object: object.object, location: `${path}:${line}` };
+        const locationOf = (field: string): string => `${path}:${lineOf(field)}`;
+        const held = { object: object.object, location: `${path}:${line}`, locationOf };
         if (good.has(key)) repeated.push({ key, held });
         else good.set(key, held);
         break;

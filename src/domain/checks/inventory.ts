@@ -1,0 +1,121 @@
+import { enrolment, type EnrolmentRules } from "../enrolment.js";
+import type { MeshObject, PodObject, ServiceObject } from "../objects.js";
+import type { Problem } from "../problem.js";
+
+export interface CheckOptions {
+  /** Policies of this namespace are for the whole mesh. */
+  readonly rootNamespace: string;
+  readonly trustDomain: string;
+  readonly enrolment: EnrolmentRules;
+  /** Pods run on this machine, in network namespaces that their annotations name. */
+  readonly standalone: boolean;
+}
+
+type OfKind<K extends MeshObject["kind"]> = Extract<MeshObject, { kind: K }>;
+
+/** What a label selector selects: all of the namespace where there is none. */
+export type Selector = ReadonlyMap<string, string> | undefined;
+
+export function selects(selector: Selector, labels: ReadonlyMap<string, string>): boolean {
+  for (const [key, value] of selector ?? []) if (labels.get(key) !== value) return false;
+  return true;
+}
+
+/** All objects, found by what the checks ask for. Built once for one run of the checks. */
+export class Inventory {
+  readonly #byKind = new Map<MeshObject["kind"], MeshObject[]>();
+  readonly #byKey = new Map<string, MeshObject>();
+  /** Namespaces that an object names, whether or not there is a Namespace object. */
+  readonly namespaces = new Set<string>();
+  readonly #serviceAccounts = new Set<string>();
+  readonly #podsByNamespace = new Map<string, PodObject[]>();
+
+  constructor(
+    objects: Iterable<MeshObject>,
+    readonly options: CheckOptions,
+  ) {
+    for (const object of objects) this.#add(object);
+  }
+
+  #add(object: MeshObject): void {
+    const { namespace, name } = object.meta;
+    const kind = this.#byKind.get(object.kind);
+    if (kind) kind.push(object);
+    else this.#byKind.set(object.kind, [object]);
+    this.#byKey.set(`${object.kind}/${namespace}/${name}`, object);
+    if (object.kind === "Namespace") this.namespaces.add(name);
+    else if (namespace !== "") this.namespaces.add(namespace);
+    if (object.kind === "ServiceAccount") this.#serviceAccounts.add(`${namespace}/${name}`);
+    if (object.kind === "Pod") {
+      this.#serviceAccounts.add(`${namespace}/${object.serviceAccount}`);
+      const pods = this.#podsByNamespace.get(namespace);
+      if (pods) pods.push(object);
+      else this.#podsByNamespace.set(namespace, [object]);
+    }
+    if (object.kind === "WorkloadEntry" && object.spec.serviceAccount !== "") {
+      this.#serviceAccounts.add(`${namespace}/${object.spec.serviceAccount}`);
+    }
+  }
+
+  all<K extends MeshObject["kind"]>(kind: K): readonly OfKind<K>[] {
+    return (this.#byKind.get(kind) ?? []) as OfKind<K>[];
+  }
+
+  find<K extends MeshObject["kind"]>(kind: K, namespace: string, name: string): OfKind<K> | undefined {
+    return this.#byKey.get(`${kind}/${namespace}/${name}`) as OfKind<K> | undefined;
+  }
+
+  /** Whether an account is declared or used; every namespace has its `default`. */
+  hasServiceAccount(namespace: string, name: string): boolean {
+    return (
+      (name === "default" && this.namespaces.has(namespace)) ||
+      this.#serviceAccounts.has(`${namespace}/${name}`)
+    );
+  }
+
+  /** Pods of a namespace that a selector matches; of every namespace from the root namespace. */
+  podsOf(policyNamespace: string, selector: Selector): PodObject[] {
+    const mesh = policyNamespace === this.options.rootNamespace;
+    const pods = mesh ? this.all("Pod") : (this.#podsByNamespace.get(policyNamespace) ?? []);
+    return pods.filter((pod) => selects(selector, pod.meta.labels));
+  }
+
+  /** Pods that a service selects. */
+  podsBehind(service: ServiceObject): PodObject[] {
+    if (!service.selector) return [];
+    const pods = this.#podsByNamespace.get(service.meta.namespace) ?? [];
+    return pods.filter((pod) => selects(service.selector, pod.meta.labels));
+  }
+
+  isEnrolled(pod: PodObject): boolean {
+    const namespace = this.find("Namespace", "", pod.meta.namespace);
+    return enrolment(pod, namespace, this.options.enrolment).enrolled;
+  }
+}
+
+/** A problem about one field of an object of the inventory. */
+export function problemOf(
+  object: MeshObject,
+  severity: Problem["severity"],
+  path: string,
+  finding: {
+    readonly message: string;
+    readonly value?: string | undefined;
+    readonly hint?: string | undefined;
+  },
+): Problem {
+  const { apiVersion, namespace, name } = object.meta;
+  return {
+    severity,
+    object: { apiVersion, kind: object.kind, namespace, name },
+    path,
+    message: finding.message,
+    ...(finding.value !== undefined && { value: finding.value }),
+    ...(finding.hint !== undefined && { hint: finding.hint }),
+  };
+}
+
+/** `app=cart,version=v1`. */
+export function selectorText(selector: ReadonlyMap<string, string>): string {
+  return [...selector].map(([key, value]) => `${key}=${value}`).join(",");
+}

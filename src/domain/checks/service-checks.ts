@@ -1,0 +1,112 @@
+import type { Problem } from "../problem.js";
+import { problemOf, selectorText, selects, type Inventory } from "./inventory.js";
+
+/** A service that selects no pod answers nobody, unless its endpoints are listed. */
+export function unselectiveServices(inventory: Inventory): Problem[] {
+  const problems: Problem[] = [];
+  const listed = new Set(
+    inventory.all("EndpointSlice").map((slice) => `${slice.meta.namespace}/${slice.serviceName}`),
+  );
+  for (const service of inventory.all("Service")) {
+    if (!service.selector || listed.has(`${service.meta.namespace}/${service.meta.name}`)) continue;
+    const pods = inventory.podsBehind(service);
+    if (pods.length === 0) {
+      const value = selectorText(service.selector);
+      const message = "selects no pod: the service has no endpoint";
+      const hint = `compare it with the labels of the pods in namespace ${service.meta.namespace}`;
+      problems.push(problemOf(service, "warning", "spec.selector", { value, message, hint }));
+      continue;
+    }
+    service.ports.forEach(({ targetPort, protocol }, index) => {
+      if (typeof targetPort !== "string") return;
+      const known = pods.flatMap((pod) =>
+        pod.ports.filter((port) => port.protocol === protocol).map(({ name }) => name),
+      );
+      if (known.includes(targetPort)) return;
+      const names = [...new Set(known.filter((name) => name !== undefined))];
+      const hint =
+        names.length > 0
+          ? `they have: ${names.join(", ")}`
+          : "name the containers' ports, or write the number";
+      const message = "is a port that no selected pod has: the service has no endpoint on this port";
+      problems.push(
+        problemOf(service, "warning", `spec.ports[${index}].targetPort`, {
+          value: targetPort,
+          message,
+          hint,
+        }),
+      );
+    });
+  }
+  return problems;
+}
+
+/** Endpoints of a service that is not there reach nobody. */
+export function orphanedSlices(inventory: Inventory): Problem[] {
+  return inventory
+    .all("EndpointSlice")
+    .filter(
+      (slice) =>
+        slice.serviceName !== "" && !inventory.find("Service", slice.meta.namespace, slice.serviceName),
+    )
+    .map((slice) =>
+      problemOf(slice, "warning", 'metadata.labels["kubernetes.io/service-name"]', {
+        value: slice.serviceName,
+        message: `names a Service that is not in namespace ${slice.meta.namespace}`,
+        hint: "add the Service, or correct the label",
+      }),
+    );
+}
+
+/** A ServiceEntry whose selector finds no workload. */
+export function unselectiveEntries(inventory: Inventory): Problem[] {
+  const problems: Problem[] = [];
+  for (const entry of inventory.all("ServiceEntry")) {
+    const { workloadSelector } = entry;
+    if (!workloadSelector) continue;
+    const { namespace } = entry.meta;
+    const found =
+      inventory
+        .all("Pod")
+        .some((pod) => pod.meta.namespace === namespace && selects(workloadSelector, pod.meta.labels)) ||
+      inventory
+        .all("WorkloadEntry")
+        .some(
+          (workload) =>
+            workload.meta.namespace === namespace && selects(workloadSelector, workload.spec.labels),
+        );
+    if (found) continue;
+    const value = selectorText(workloadSelector);
+    const message = "selects no Pod and no WorkloadEntry: the service has no endpoint";
+    problems.push(problemOf(entry, "warning", "spec.workloadSelector", { value, message }));
+  }
+  return problems;
+}
+
+const useWaypoint = "istio.io/use-waypoint";
+
+/** A waypoint that is asked for and not there: connections that need it are refused, not sent around it. */
+export function missingWaypoints(inventory: Inventory): Problem[] {
+  const problems: Problem[] = [];
+  const objects = [
+    ...inventory.all("Namespace"),
+    ...inventory.all("Service"),
+    ...inventory.all("ServiceAccount"),
+    ...inventory.all("Pod"),
+    ...inventory.all("ServiceEntry"),
+    ...inventory.all("WorkloadEntry"),
+  ];
+  for (const object of objects) {
+    const name = object.meta.labels.get(useWaypoint);
+    if (name === undefined || name === "none") continue;
+    const own = object.kind === "Namespace" ? object.meta.name : object.meta.namespace;
+    const namespace = object.meta.labels.get("istio.io/use-waypoint-namespace") ?? own;
+    if (inventory.find("Gateway", namespace, name)) continue;
+    const message = `names a waypoint that is not in namespace ${namespace}`;
+    const hint = `add a Gateway ${namespace}/${name} of class meltemi-waypoint, or remove the label`;
+    problems.push(
+      problemOf(object, "warning", `metadata.labels["${useWaypoint}"]`, { value: name, message, hint }),
+    );
+  }
+  return problems;
+}
