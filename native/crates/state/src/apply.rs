@@ -154,7 +154,7 @@ impl Mesh {
         for name in &unsubscribe {
             store.demands.forget(name);
         }
-        let dropped = drop_uncovered(&mut store, &self.options.node);
+        let dropped = drop_uncovered(&mut store, &unsubscribe, &self.options.node);
         Released { unsubscribe, dropped }
     }
 
@@ -197,42 +197,36 @@ fn last_used_of(store: &Store, name: &str) -> Option<u32> {
     }
 }
 
-/// Drops what no demand asks for, is no endpoint of a service that one asks for, and is not local.
-fn drop_uncovered(store: &mut Store, own_node: &str) -> Vec<String> {
-    let mut kept_services: HashSet<ServiceKey> = HashSet::new();
-    let mut kept_workloads: HashSet<WorkloadUid> = HashSet::new();
+/// Drops those of the released names that are a resource's own name and that nothing else covers: no
+/// other demand, no service that one asks for, and not being local. The server forgets these without
+/// a word. What had only come along, or was asked for by its address, it takes back by itself; until
+/// then it counts on this side to have it, so that it must not be dropped here.
+fn drop_uncovered(store: &mut Store, released: &[String], own_node: &str) -> Vec<String> {
+    let mut kept: HashSet<String> = HashSet::new();
     for (name, _) in store.demands.iter() {
         match target(store, name) {
             Some(Target::Workload(workload)) => {
-                kept_workloads.insert(workload.uid.clone());
+                kept.insert(workload.uid.to_string());
             }
             Some(Target::Services(services)) => {
-                kept_services.extend(services.iter().map(|service| service.key.clone()));
+                kept.extend(services.iter().map(|service| service.key.to_string()));
             }
             None => {}
         }
     }
-    let services: Vec<ServiceKey> = store
-        .services
-        .iter()
-        .filter(|(key, entry)| entry.service.is_some() && !kept_services.contains(*key))
-        .map(|(key, _)| key.clone())
-        .collect();
-    let workloads: Vec<WorkloadUid> = store
-        .workloads
-        .values()
-        .filter(|workload| {
-            let local = !own_node.is_empty() && *workload.node == *own_node;
-            let endpoint = workload.services.iter().any(|entry| kept_services.contains(&entry.service));
-            !local && !endpoint && !kept_workloads.contains(&workload.uid)
-        })
-        .map(|workload| workload.uid.clone())
-        .collect();
-    for key in &services {
-        store.remove_service(key);
+    let covered = |workload: &Workload| {
+        (!own_node.is_empty() && *workload.node == *own_node)
+            || workload.services.iter().any(|entry| kept.contains(entry.service.as_str()))
+    };
+    let mut dropped = Vec::new();
+    for name in released.iter().filter(|name| !kept.contains(*name)) {
+        let removed = match store.workloads.get(name.as_str()).cloned() {
+            Some(workload) => !covered(&workload) && store.remove_workload(&workload.uid).is_some(),
+            None => ServiceKey::new(name.as_str()).is_ok_and(|key| store.remove_service(&key).is_some()),
+        };
+        if removed {
+            dropped.push(name.clone());
+        }
     }
-    for uid in &workloads {
-        store.remove_workload(uid);
-    }
-    services.iter().map(ToString::to_string).chain(workloads.iter().map(ToString::to_string)).collect()
+    dropped
 }
