@@ -1,0 +1,118 @@
+/** `meltemi status`: is it running, on which nodes, and what is wrong. */
+import { z } from "zod";
+import { messageOf } from "../domain/error.js";
+import { formatProblem, type Problem } from "../domain/problem.js";
+import { ask, askNodes } from "./ask.js";
+import type { Target } from "./run-directory.js";
+import { controlStatusShape, nodeStatusShape, problemShape } from "./shapes.js";
+import { age, orDash } from "./table.js";
+import type { Section, View } from "./view.js";
+
+type ControlStatus = z.infer<typeof controlStatusShape>;
+type NodeStatus = z.infer<typeof nodeStatusShape>;
+
+function controlPlaneSection(status: ControlStatus, nowMs: number): Section {
+  return {
+    title: `Control plane ${status.version}, trust domain ${status.trust_domain}, cluster ${status.cluster_id}`,
+    columns: ["ready", "streams", "workloads", "services", "policies", "problems", "ca", "age"].map(
+      (heading) => ({ heading }),
+    ),
+    rows: [
+      [
+        status.ready ? "yes" : "no",
+        String(status.streams),
+        orDash((status.objects["Pod"] ?? 0) + (status.objects["WorkloadEntry"] ?? 0)),
+        orDash((status.objects["Service"] ?? 0) + (status.objects["ServiceEntry"] ?? 0)),
+        orDash((status.objects["AuthorizationPolicy"] ?? 0) + (status.objects["PeerAuthentication"] ?? 0)),
+        String(status.problems),
+        status.ca.phase,
+        age(nowMs - Date.parse(status.since)),
+      ],
+    ],
+    empty: "",
+  };
+}
+
+function nodesSection(nodes: readonly NodeStatus[], nowMs: number): Section {
+  return {
+    title: "Nodes",
+    columns: [
+      ...[
+        "node",
+        "ready",
+        "pods",
+        "enrolled",
+        "control-plane",
+        "data-plane",
+        "restarts",
+        "certificates",
+        "age",
+      ].map((heading) => ({ heading })),
+      { heading: "last exit", wide: true },
+      { heading: "last error", wide: true },
+    ],
+    rows: nodes.map((node) => [
+      node.node,
+      node.data_plane.ready ? "yes" : "no",
+      String(node.pods.length),
+      String(node.pods.filter(({ state }) => state === "enrolled").length),
+      node.control_plane.connected ? "connected" : "away",
+      node.data_plane.pid ? `pid ${node.data_plane.pid}` : "down",
+      String(node.data_plane.restarts),
+      orDash(node.certificates),
+      node.data_plane.since ? age(nowMs - Date.parse(node.data_plane.since)) : "-",
+      orDash(node.data_plane.last_exit),
+      orDash(node.control_plane.last_error),
+    ]),
+    empty: "No node agent answers.",
+  };
+}
+
+/** Pods that are not in the state their labels ask for. */
+function troubleSection(nodes: readonly NodeStatus[]): Section[] {
+  const rows = nodes.flatMap((node) =>
+    node.pods
+      .filter(({ state }) => state === "failed" || state === "pending")
+      .map((pod) => [pod.namespace, pod.name, node.node, pod.state, orDash(pod.reason)]),
+  );
+  if (rows.length === 0) return [];
+  return [
+    {
+      title: "Pods not in the mesh yet",
+      columns: ["namespace", "name", "node", "state", "reason"].map((heading) => ({ heading })),
+      rows,
+      empty: "",
+    },
+  ];
+}
+
+export async function statusView(target: Target, nowMs: number): Promise<View> {
+  const notes: string[] = [];
+  let control: ControlStatus | undefined;
+  let problems: z.infer<typeof problemShape>[] = [];
+  if (target.controlPlane) {
+    try {
+      control = await ask(target.controlPlane.admin, "/status", controlStatusShape);
+      problems = await ask(target.controlPlane.admin, "/problems", z.array(problemShape));
+    } catch (error) {
+      if (target.nodes.length === 0) throw error;
+      notes.push(`control plane: ${messageOf(error)}`);
+    }
+  }
+  const { answers, notes: nodeNotes } = await askNodes(target, "/status", nodeStatusShape).catch(
+    (error: unknown) => {
+      if (!control) throw error;
+      return { answers: [], notes: [messageOf(error)] };
+    },
+  );
+  const nodes = answers.map(({ value }) => value);
+  return {
+    data: { control_plane: control ?? null, nodes, problems },
+    sections: [
+      ...(control ? [controlPlaneSection(control, nowMs)] : []),
+      nodesSection(nodes, nowMs),
+      ...troubleSection(nodes),
+    ],
+    notes: [...notes, ...nodeNotes, ...problems.map((problem) => formatProblem(problem as Problem))],
+  };
+}
