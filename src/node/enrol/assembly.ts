@@ -35,7 +35,10 @@ export interface EnrolmentPlatform {
 }
 
 /** The node's pods over the real kernel. Reads what an earlier agent has captured. */
-export async function assembleEnrolment(options: EnrolmentOptions, platform: EnrolmentPlatform): Promise<NodePods> {
+export async function assembleEnrolment(
+  options: EnrolmentOptions,
+  platform: EnrolmentPlatform,
+): Promise<NodePods> {
   const { native, files, clock, random, log, dataPlanes, observer, changes } = platform;
   const captured = new CapturedRecord({
     read: async () => (await files.readIfPresent(options.recordPath))?.toString("utf8"),
@@ -44,7 +47,11 @@ export async function assembleEnrolment(options: EnrolmentOptions, platform: Enr
   await captured.load();
   const claims = new Claims();
   const capture = new NftablesCapture((...call) => native.runInNetns(...call));
-  const desired = new DesiredPods({ node: options.node, cluster: options.cluster, rules: defaultEnrolmentRules });
+  const desired = new DesiredPods({
+    node: options.node,
+    cluster: options.cluster,
+    rules: defaultEnrolmentRules,
+  });
   return new NodePods(desired, claims, captured, {
     pairing: new Pairing(native, claims, hostInodes(native)),
     capture,

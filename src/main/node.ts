@@ -1,0 +1,96 @@
+/** `meltemi node`: flags to one typed object, the real platform, signals. */
+import { resolve } from "node:path";
+import type { Command } from "commander";
+import type { AgentOptions } from "../node/agent-options.js";
+import { runAgent } from "../node/agent.js";
+import { systemClock } from "../platform/clock.js";
+import { systemFiles } from "../platform/files.js";
+import { createLogger, defaultLogFormat, parseLogLevel } from "../platform/logger.js";
+import { loadNative } from "../platform/native.js";
+import { systemRandom } from "../platform/random.js";
+import { FileSource } from "../sources/files/file-source.js";
+import { parseDnsName, parseListen, parseLogFormat } from "./flags.js";
+import { readVersion } from "./version.js";
+
+type Flags = Readonly<Record<string, string | boolean | undefined>>;
+
+export function addNodeFlags(command: Command): Command {
+  return command
+    .requiredOption("--node <name>", "this node's name, as in spec.nodeName")
+    .requiredOption("--config <dir>", "directory of Kubernetes YAML")
+    .requiredOption("--run-dir <dir>", "this node's sockets")
+    .requiredOption("--state-dir <dir>", "this node's last good state and logs")
+    .requiredOption("--control-plane <address>", "https://HOST:PORT or unix:PATH")
+    .requiredOption("--control-plane-root <file>", "PEM bundle of the control plane's roots")
+    .requiredOption("--token-file <file>", "this node's bearer token")
+    .option("--trust-domain <name>", "trust domain of all identities", "cluster.local")
+    .option("--cluster-id <id>", "name of this cluster", "Kubernetes")
+    .option("--network <name>", "network of this node", "")
+    .option("--proxy <path>", "the data plane's program; without it another one is expected to connect")
+    .option("--metrics-address <host:port>", "where /metrics is served, or none", "0.0.0.0:15020")
+    .option("--ready-address <host:port>", "where /healthz/ready is served, or none", "0.0.0.0:15021")
+    .option("--leave-data-plane", "on a clean exit leave data plane and capture in place, for the next agent")
+    .option("--log-level <level>", "trace, debug, info, warn or error", "info")
+    .option("--log-format <format>", "json or text (text on a terminal)");
+}
+
+/** Reads the flags. Throws `bad_input` naming the one that is wrong. */
+export function readNodeOptions(flags: Flags): AgentOptions {
+  const text = (name: string): string => {
+    const value = flags[name];
+    return typeof value === "string" ? value : "";
+  };
+  const proxy = text("proxy");
+  const format = text("logFormat");
+  return {
+    node: parseDnsName("--node", text("node")),
+    config: resolve(text("config")),
+    runDir: resolve(text("runDir")),
+    stateDir: resolve(text("stateDir")),
+    controlPlane: text("controlPlane"),
+    controlPlaneRoot: resolve(text("controlPlaneRoot")),
+    tokenFile: resolve(text("tokenFile")),
+    trustDomain: parseDnsName("--trust-domain", text("trustDomain")),
+    clusterId: text("clusterId"),
+    network: text("network"),
+    proxy: proxy === "" ? undefined : resolve(proxy),
+    metricsAddress: parseListen("--metrics-address", text("metricsAddress")),
+    readyAddress: parseListen("--ready-address", text("readyAddress")),
+    leaveDataPlane: flags["leaveDataPlane"] === true,
+    logLevel: parseLogLevel(text("logLevel")),
+    logFormat: format === "" ? defaultLogFormat(process.stdout) : parseLogFormat("--log-format", format),
+  };
+}
+
+/** Runs the agent until SIGTERM or SIGINT; a second signal ends the process at once. */
+export async function runNode(options: AgentOptions): Promise<void> {
+  const stop = new AbortController();
+  for (const signal of ["SIGTERM", "SIGINT"] as const) {
+    process.on(signal, () => {
+      if (stop.signal.aborted) process.exit(1);
+      stop.abort();
+    });
+  }
+  const clock = systemClock;
+  const log = createLogger({
+    level: options.logLevel,
+    format: options.logFormat,
+    clock,
+    fields: { scope: "node", node: options.node },
+  });
+  const { PATH = "/usr/sbin:/usr/bin:/sbin:/bin" } = process.env;
+  await runAgent(
+    options,
+    {
+      native: loadNative(),
+      files: systemFiles,
+      clock,
+      random: systemRandom,
+      log,
+      source: new FileSource({ directory: options.config, clock, logger: log }),
+      version: readVersion(),
+      proxyEnvironment: { PATH },
+    },
+    stop.signal,
+  );
+}

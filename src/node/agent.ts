@@ -1,0 +1,220 @@
+/**
+ * The node agent: which pods of this node are in the mesh, and all that follows. Wires the rooms' parts
+ * together; every decision is in them.
+ */
+import { fstatSync } from "node:fs";
+import { messageOf } from "../domain/error.js";
+import { every, type Clock } from "../platform/clock.js";
+import type { Source } from "../domain/source-event.js";
+import type { Files } from "../platform/files.js";
+import type { Logger } from "../platform/logger.js";
+import type { NativeAddon } from "../platform/native.js";
+import { systemProcesses } from "../platform/process.js";
+import type { Random } from "../platform/random.js";
+import { isOwnerOrRoot, type UnixListenOptions } from "../platform/unix-accept.js";
+import { serveUnixHttp } from "../platform/unix-http-server.js";
+import { AgentMonitor } from "./admin/monitor.js";
+import { adminHandler, controlHandler } from "./admin/handlers.js";
+import { metricsPages, readyPages, servePages } from "./admin/tcp.js";
+import { agentLimits as limits, agentPaths, type AgentOptions } from "./agent-options.js";
+import { assembleEnrolment } from "./enrol/assembly.js";
+import type { NodePods } from "./enrol/node-pods.js";
+import { KeySafe } from "./keys/safe.js";
+import { KeyServer } from "./keys/server.js";
+import type { NodeMetrics, SocketName } from "./metrics/node-metrics.js";
+import { assembleRelay } from "./relay/assembly.js";
+import { DataPlaneSupervisor } from "./supervise/data-plane.js";
+import { boundLog } from "./supervise/log-file.js";
+import { pidFile } from "./supervise/pid-file.js";
+import { readyProbe } from "./supervise/probe.js";
+import { proxyArguments } from "./supervise/proxy-arguments.js";
+import { ZdsServer } from "./zds/server.js";
+
+export interface AgentPlatform {
+  readonly native: NativeAddon;
+  readonly files: Files;
+  readonly clock: Clock;
+  readonly random: Random;
+  readonly log: Logger;
+  readonly source: Source;
+  readonly version: string;
+  /** Environment of the data plane. */
+  readonly proxyEnvironment: Readonly<Record<string, string>>;
+}
+
+/**
+ * Runs until the signal aborts, then leaves cleanly: pods first, so that their connections drain, then the
+ * data plane, then sockets and files. Rejects where it cannot start, or where the source ends by itself.
+ */
+export async function runAgent(
+  options: AgentOptions,
+  platform: AgentPlatform,
+  signal: AbortSignal,
+): Promise<void> {
+  const { native, files, clock, random, log, source } = platform;
+  const paths = agentPaths(options);
+  for (const directory of [options.runDir, options.stateDir, paths.logs])
+    await files.makeDirectory(directory, 0o700);
+
+  /** Aborted last, when the pods have left. */
+  const servers = new AbortController();
+  const monitor = new AgentMonitor(options, platform);
+  const { metrics } = monitor;
+  const listen = (path: string, socket: SocketName): UnixListenOptions => ({
+    native,
+    clock,
+    path,
+    signal: servers.signal,
+    onRefused: () => metrics.peerRefused(socket),
+    onError: (error) => log.error("socket failed", { socket, error: messageOf(error) }),
+  });
+  const admits = (socket: SocketName) => (peer: { readonly uid: number; readonly pid: number }) => {
+    const admitted = isOwnerOrRoot({ gid: 0, ...peer });
+    if (!admitted) metrics.peerRefused(socket);
+    return admitted;
+  };
+
+  const closeFd = (fd: number): void => native.closeFd(fd);
+  const zds = new ZdsServer({
+    clock,
+    log,
+    closeFd,
+    admits: admits("zds"),
+    ackTimeoutMs: limits.ackTimeoutMs,
+  });
+  const pods = await assembleEnrolment(
+    {
+      node: options.node,
+      cluster: options.clusterId,
+      recordPath: paths.captured,
+      verifyIntervalMs: limits.verifyIntervalMs,
+      drainTimeoutMs: limits.drainTimeoutMs,
+    },
+    { native, files, clock, random, log, dataPlanes: zds, observer: metrics, changes: untilAborted },
+  );
+  const relay = assembleRelay(options, paths, platform, {
+    listen: listen(paths.xds, "xds"),
+    registry: metrics.registry,
+    hosts: (namespace, serviceAccount) => pods.hosts(namespace, serviceAccount),
+    onCertificate: (result) => metrics.certificateRelayed(result),
+  });
+  const supervisor = superviseProxy(options, platform, metrics, () => relay.dataPlaneStarted());
+  const safe = new KeySafe({
+    memfdSeals: (fd) => native.memfdSeals(fd),
+    sizeBytes: (fd) => fstatSync(fd).size,
+    closeFd,
+  });
+  const isDataPlane = admits("keys");
+  const keys = new KeyServer({
+    safe,
+    closeFd,
+    admits: (peer) => isDataPlane(peer) && (supervisor === undefined || supervisor.status.pid === peer.pid),
+    clock,
+    log,
+  });
+  monitor.watch({ pods, zds, relay: relay.discovery, supervisor });
+
+  const running: Promise<unknown>[] = [
+    keys.run(native.PacketListener.bind(paths.keys, 0o600), servers.signal),
+    relay.run(servers.signal),
+    serveAdmin(monitor, listen),
+  ];
+  for (const [address, pages] of [
+    [options.metricsAddress, metricsPages(() => monitor.exposition())],
+    [options.readyAddress, readyPages(() => monitor.waiting())],
+  ] as const) {
+    if (address !== undefined) await servePages(address, pages, servers.signal);
+  }
+  // A data plane that is told of too few pods ends the others: it is told nothing before all have been looked at.
+  const serveZds = pods.firstRound.then(() =>
+    servers.signal.aborted
+      ? undefined
+      : zds.run(native.PacketListener.bind(paths.zds, 0o600), servers.signal),
+  );
+  const supervising = supervisor?.run(signal);
+  const bounding = every(clock, limits.logCheckMs, () => boundLog(paths.proxyLog, limits.logBytes), {
+    signal,
+    background: true,
+    onError: (error) => log.warn("data plane's log not bounded", { error: messageOf(error) }),
+  });
+
+  log.info("node agent started", { node: options.node, version: platform.version });
+  await source.run((batch) => {
+    monitor.configured();
+    for (const problem of batch.problems) log.debug("configuration problem", { ...problem });
+    pods.take(batch);
+  }, signal);
+
+  await supervising;
+  await leave(options, pods, supervisor);
+  servers.abort();
+  safe.clear();
+  await Promise.all([...running, serveZds, bounding]);
+  log.info("node agent stopped", { node: options.node });
+}
+
+async function leave(
+  options: AgentOptions,
+  pods: NodePods,
+  supervisor: DataPlaneSupervisor | undefined,
+): Promise<void> {
+  if (options.leaveDataPlane) {
+    supervisor?.release();
+    return;
+  }
+  await pods.leaveAll();
+  await supervisor?.stop();
+}
+
+function superviseProxy(
+  options: AgentOptions,
+  platform: AgentPlatform,
+  metrics: NodeMetrics,
+  onAnswering: () => void,
+): DataPlaneSupervisor | undefined {
+  if (options.proxy === undefined) return undefined;
+  const { native, files, clock, random, log, proxyEnvironment } = platform;
+  const paths = agentPaths(options);
+  return new DataPlaneSupervisor(
+    {
+      command: options.proxy,
+      args: proxyArguments(options),
+      env: proxyEnvironment,
+      logFile: paths.proxyLog,
+      startTimeoutMs: limits.proxyStartTimeoutMs,
+      probeIntervalMs: limits.probeIntervalMs,
+      probeFailures: limits.probeFailures,
+      stopTimeoutMs: limits.proxyStopTimeoutMs,
+    },
+    {
+      processes: systemProcesses(native, clock),
+      pidFile: pidFile(files, paths.pidFile),
+      probe: readyProbe(paths.proxyAdmin, limits.probeTimeoutMs),
+      clock,
+      random,
+      log,
+      onRestart: () => metrics.dataPlaneRestarted(),
+      onAnswering,
+    },
+  );
+}
+
+async function serveAdmin(
+  monitor: AgentMonitor,
+  listen: (path: string, socket: SocketName) => UnixListenOptions,
+): Promise<void> {
+  const { paths, adminParts } = monitor;
+  await Promise.all([
+    serveUnixHttp({ ...listen(paths.nodeAdmin, "node-admin"), handler: adminHandler(adminParts) }).ended,
+    serveUnixHttp({ ...listen(paths.nodeControl, "node-control"), handler: controlHandler(adminParts) })
+      .ended,
+  ]);
+}
+
+/** The form of `changes` where the kernel tells nothing: verification goes by its interval alone. */
+function untilAborted(_netns: unknown, signal: AbortSignal): Promise<void> {
+  return new Promise((resolve) => {
+    if (signal.aborted) resolve();
+    signal.addEventListener("abort", () => resolve(), { once: true });
+  });
+}
