@@ -3,6 +3,7 @@
  * protobuf types, one resource for one value.
  */
 import type { AddressKey, NodeName, PolicyKey, ServiceKey, WorkloadUid } from "../domain/ids.js";
+import type { ObjectRef } from "../domain/problem.js";
 import type { AppProtocol, Cidr, StringMatch } from "../domain/objects.js";
 
 export interface CompiledPort {
@@ -50,7 +51,11 @@ export interface CompiledService {
   readonly name: string;
   readonly namespace: string;
   readonly hostname: string;
-  readonly addresses: readonly { readonly network: string; readonly ip: string; readonly length: number | undefined }[];
+  readonly addresses: readonly {
+    readonly network: string;
+    readonly ip: string;
+    readonly length: number | undefined;
+  }[];
   readonly ports: readonly CompiledPort[];
   readonly subjectAltNames: readonly string[];
   readonly waypoint: WaypointAddress | undefined;
@@ -100,7 +105,10 @@ export interface CompiledAuthorization {
    * What a proxy that knows only ambient's types is sent, where it must differ from the above:
    * the safe subset, or `omit` (an AUDIT policy decides nothing). Undefined: the same.
    */
-  readonly foreign: { readonly omit: true } | { readonly omit: false; readonly rules: CompiledAuthorization["rules"] } | undefined;
+  readonly foreign:
+    | { readonly omit: true }
+    | { readonly omit: false; readonly rules: CompiledAuthorization["rules"] }
+    | undefined;
 }
 
 export type CompiledAddress = CompiledWorkload | CompiledService;
@@ -111,6 +119,24 @@ export interface CompiledChange {
   readonly removedAddresses: readonly (WorkloadUid | ServiceKey)[];
   readonly authorizations: readonly CompiledAuthorization[];
   readonly removedAuthorizations: readonly PolicyKey[];
+}
+
+/** A condition of an object's status, as in Kubernetes. */
+export interface StatusCondition {
+  /** `Accepted`: understood and taken. `Programmed`: in force on the nodes. */
+  readonly type: "Accepted" | "Programmed";
+  readonly status: boolean;
+  /** One word, for programs. */
+  readonly reason: string;
+  /** A sentence, for people. */
+  readonly message: string;
+}
+
+export interface ObjectStatus {
+  readonly object: ObjectRef;
+  /** The generation of the object that the conditions speak of. */
+  readonly generation: number;
+  readonly conditions: readonly StatusCondition[];
 }
 
 /** Names under which a resource can be asked for besides its own. */

@@ -1,0 +1,106 @@
+import { canonicalIp, parseCidr } from "../domain/ip.js";
+import { serviceKey, type ServiceKey, type WorkloadUid } from "../domain/ids.js";
+import type { ServiceEntryObject, WorkloadEntrySpec } from "../domain/objects.js";
+import type { Mesh } from "../model/mesh.js";
+import { canonicalName, canonicalRevision } from "./canonical.js";
+import type { CompiledPort, CompiledService, CompiledWorkload } from "./compiled.js";
+import type { CompileConfig } from "./config.js";
+import { splitLocality } from "./locality.js";
+import { workloadPolicies } from "./workload-policies.js";
+
+function addressOf(text: string, network: string): CompiledService["addresses"][number][] {
+  const ip = canonicalIp(text);
+  if (ip !== undefined) return [{ network, ip, length: undefined }];
+  const cidr = parseCidr(text);
+  return cidr ? [{ network, ip: cidr.address, length: cidr.length }] : [];
+}
+
+export function serviceEntryKeys(entry: ServiceEntryObject): readonly ServiceKey[] {
+  return entry.hosts.map((host) => serviceKey(entry.meta.namespace, host));
+}
+
+/** One service for each host; they share addresses, ports and endpoints. */
+export function compileServiceEntry(
+  entry: ServiceEntryObject,
+  config: CompileConfig,
+): readonly CompiledService[] {
+  const { namespace, name } = entry.meta;
+  const addresses = entry.addresses.flatMap((text) => addressOf(text, config.network));
+  const ports: CompiledPort[] = entry.ports
+    .filter(({ protocol }) => protocol === "TCP")
+    .map(({ number, targetPort, appProtocol }) => ({ servicePort: number, targetPort, appProtocol }));
+  return entry.hosts.map((hostname) => ({
+    type: "service",
+    key: serviceKey(namespace, hostname),
+    name,
+    namespace,
+    hostname,
+    addresses,
+    ports,
+    subjectAltNames: entry.subjectAltNames,
+    waypoint: undefined,
+    // No endpoints of its own: connections go on to the address that was dialled.
+    loadBalancing:
+      entry.resolution === "NONE" ? { scopes: [], mode: "passthrough", allowUnhealthy: false } : undefined,
+    clientIpAffinity: undefined,
+    headless: false,
+    ingressUseWaypoint: false,
+  }));
+}
+
+/** Ports of an endpoint: by the port's name where the endpoint names one, else the entry's target port. */
+export function entryPorts(
+  entry: ServiceEntryObject,
+  endpoint: WorkloadEntrySpec | undefined,
+): readonly CompiledPort[] {
+  return entry.ports
+    .filter(({ protocol }) => protocol === "TCP")
+    .map(({ name, number, targetPort, appProtocol }) => ({
+      servicePort: number,
+      targetPort: endpoint?.ports.get(name) ?? targetPort,
+      appProtocol,
+    }));
+}
+
+/** Endpoints written in the entry itself that have an address; names are not resolved. */
+export function compileEntryEndpoints(
+  mesh: Mesh,
+  entry: ServiceEntryObject,
+  config: CompileConfig,
+): readonly CompiledWorkload[] {
+  const { namespace, name } = entry.meta;
+  if (entry.resolution === "NONE") return [];
+  const workloads = new Map<string, CompiledWorkload>();
+  for (const endpoint of entry.endpoints) {
+    const ip = canonicalIp(endpoint.address);
+    if (ip === undefined || workloads.has(ip)) continue;
+    const labels = endpoint.labels.size > 0 ? endpoint.labels : entry.meta.labels;
+    const ports = entryPorts(entry, endpoint);
+    const hbone = endpoint.labels.get("networking.istio.io/tunnel") === "http";
+    workloads.set(ip, {
+      type: "workload",
+      uid: `${config.clusterId}/networking.istio.io/ServiceEntry/${namespace}/${name}/${ip}` as WorkloadUid,
+      name,
+      namespace,
+      ips: [ip],
+      network: endpoint.network || config.network,
+      tunnel: hbone ? "hbone" : "none",
+      trustDomain: config.trustDomain,
+      serviceAccount: endpoint.serviceAccount,
+      waypoint: undefined,
+      node: undefined,
+      canonicalName: canonicalName(labels, name),
+      canonicalRevision: canonicalRevision(labels),
+      workloadType: "pod",
+      workloadName: name,
+      services: new Map(serviceEntryKeys(entry).map((key) => [key, ports])),
+      policies: workloadPolicies(mesh, config, namespace, labels),
+      healthy: true,
+      clusterId: config.clusterId,
+      locality: splitLocality(endpoint.locality),
+      hostNetwork: false,
+      capacity: endpoint.weight > 0 ? endpoint.weight : undefined,
+    });
+  }
+  return [...workloads.values()];
+}

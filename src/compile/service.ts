@@ -1,0 +1,54 @@
+import { serviceKey } from "../domain/ids.js";
+import type { ServiceObject } from "../domain/objects.js";
+import type { CompiledService } from "./compiled.js";
+import type { CompileConfig } from "./config.js";
+
+type LoadBalancing = CompiledService["loadBalancing"];
+
+export function serviceHostname(config: CompileConfig, namespace: string, name: string): string {
+  return `${name}.${namespace}.svc.${config.domainSuffix}`;
+}
+
+/** `internalTrafficPolicy: Local` before `trafficDistribution`, as kube-proxy reads them. */
+function loadBalancing(service: ServiceObject): LoadBalancing {
+  const allowUnhealthy = service.publishNotReadyAddresses;
+  if (service.internalTrafficPolicy === "Local") return { scopes: ["node"], mode: "strict", allowUnhealthy };
+  switch (service.trafficDistribution) {
+    case "PreferSameZone":
+      return { scopes: ["network", "region", "zone"], mode: "failover", allowUnhealthy };
+    case "PreferSameNode":
+      return { scopes: ["network", "region", "zone", "subzone", "node"], mode: "failover", allowUnhealthy };
+    case undefined:
+      return allowUnhealthy ? { scopes: [], mode: "unspecified", allowUnhealthy } : undefined;
+  }
+}
+
+/** Undefined for an ExternalName: it has no endpoints, its name resolves elsewhere. */
+export function compileService(service: ServiceObject, config: CompileConfig): CompiledService | undefined {
+  if (service.type === "ExternalName") return undefined;
+  const { namespace, name } = service.meta;
+  const hostname = serviceHostname(config, namespace, name);
+  return {
+    type: "service",
+    key: serviceKey(namespace, hostname),
+    name,
+    namespace,
+    hostname,
+    addresses: service.clusterIps.map((ip) => ({ network: config.network, ip, length: undefined })),
+    ports: service.ports
+      .filter(({ protocol }) => protocol === "TCP")
+      // Ambient writes 0 where the port is a name: each endpoint says which number it is.
+      .map(({ port, targetPort, appProtocol }) => ({
+        servicePort: port,
+        targetPort: typeof targetPort === "number" ? targetPort : 0,
+        appProtocol,
+      })),
+    subjectAltNames: [],
+    waypoint: undefined,
+    loadBalancing: loadBalancing(service),
+    clientIpAffinity:
+      service.sessionAffinity === "ClientIP" ? { timeoutS: service.sessionAffinityTimeoutS } : undefined,
+    headless: service.headless,
+    ingressUseWaypoint: false,
+  };
+}

@@ -1,0 +1,40 @@
+import type { MeshObject } from "../domain/objects.js";
+import type { Mesh } from "../model/mesh.js";
+import { compileAuthorization } from "./authorization.js";
+import type { CompiledAddress, CompiledAuthorization } from "./compiled.js";
+import type { CompileConfig } from "./config.js";
+import { compilePeerAuthentication } from "./peer-authentication.js";
+import { compileService } from "./service.js";
+import { compileEntryEndpoints, compileServiceEntry } from "./service-entry.js";
+import { compilePod, compileSliceEndpoints, compileWorkloadEntry } from "./workload.js";
+
+export type Compiled = CompiledAddress | CompiledAuthorization;
+
+function list<T>(value: T | undefined): readonly T[] {
+  return value === undefined ? [] : [value];
+}
+
+/** What one object becomes in the present mesh. */
+export function compileUnit(mesh: Mesh, config: CompileConfig, object: MeshObject): readonly Compiled[] {
+  switch (object.kind) {
+    case "Pod":
+      return list(compilePod(mesh, config, object));
+    case "WorkloadEntry":
+      return list(compileWorkloadEntry(mesh, config, object));
+    case "Service":
+      return list(compileService(object, config));
+    case "ServiceEntry":
+      return [...compileServiceEntry(object, config), ...compileEntryEndpoints(mesh, object, config)];
+    case "EndpointSlice":
+      return compileSliceEndpoints(mesh, config, object);
+    case "AuthorizationPolicy":
+      return list(compileAuthorization(object, config).compiled);
+    case "PeerAuthentication":
+      return list(compilePeerAuthentication(mesh, config, object));
+    case "Namespace":
+    case "ServiceAccount":
+    case "Node":
+    case "Gateway":
+      return [];
+  }
+}

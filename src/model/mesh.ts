@@ -1,0 +1,219 @@
+/**
+ * The mesh as the user's objects describe it, with the indexes by which a change of one object leads
+ * to what depends on it. No I/O; the state after a batch depends on the objects alone, not on their order.
+ */
+import type {
+  AuthorizationPolicyObject,
+  EndpointSliceObject,
+  GatewayObject,
+  MeshKind,
+  MeshObject,
+  NamespaceObject,
+  NodeObject,
+  PeerAuthenticationObject,
+  PodObject,
+  ServiceAccountObject,
+  ServiceEntryObject,
+  ServiceObject,
+  WorkloadEntryObject,
+} from "../domain/objects.js";
+import type { SourceEvent } from "../domain/source-event.js";
+import { KeyIndex } from "./key-index.js";
+import { SelectorIndex } from "./selector-index.js";
+
+/** `NAMESPACE/NAME`; cluster-wide kinds have no namespace. */
+export function nameOf(object: MeshObject): string {
+  return `${object.meta.namespace}/${object.meta.name}`;
+}
+
+export interface ObjectChange {
+  readonly before: MeshObject | undefined;
+  readonly after: MeshObject | undefined;
+}
+
+/** The objects of one kind by name and by namespace. */
+class Shelf<T extends MeshObject> {
+  readonly #objects = new Map<string, T>();
+  readonly #byNamespace = new Map<string, Map<string, T>>();
+
+  get size(): number {
+    return this.#objects.size;
+  }
+
+  get(namespace: string, name: string): T | undefined {
+    return this.#objects.get(`${namespace}/${name}`);
+  }
+
+  named(key: string): T | undefined {
+    return this.#objects.get(key);
+  }
+
+  all(): Iterable<T> {
+    return this.#objects.values();
+  }
+
+  inNamespace(namespace: string): Iterable<T> {
+    return this.#byNamespace.get(namespace)?.values() ?? [];
+  }
+
+  set(object: T): void {
+    const { namespace, name } = object.meta;
+    this.#objects.set(nameOf(object), object);
+    let shelf = this.#byNamespace.get(namespace);
+    if (!shelf) this.#byNamespace.set(namespace, (shelf = new Map<string, T>()));
+    shelf.set(name, object);
+  }
+
+  delete(namespace: string, name: string): void {
+    this.#objects.delete(`${namespace}/${name}`);
+    const shelf = this.#byNamespace.get(namespace);
+    if (shelf?.delete(name) && shelf.size === 0) this.#byNamespace.delete(namespace);
+  }
+}
+
+export class Mesh {
+  readonly namespaces = new Shelf<NamespaceObject>();
+  readonly serviceAccounts = new Shelf<ServiceAccountObject>();
+  readonly nodes = new Shelf<NodeObject>();
+  readonly pods = new Shelf<PodObject>();
+  readonly services = new Shelf<ServiceObject>();
+  readonly slices = new Shelf<EndpointSliceObject>();
+  readonly authorizationPolicies = new Shelf<AuthorizationPolicyObject>();
+  readonly peerAuthentications = new Shelf<PeerAuthenticationObject>();
+  readonly serviceEntries = new Shelf<ServiceEntryObject>();
+  readonly workloadEntries = new Shelf<WorkloadEntryObject>();
+  readonly gateways = new Shelf<GatewayObject>();
+
+  /** Names of pods by address (not of those on their host's network: its address is nobody's), and by node. */
+  readonly podsByIp = new KeyIndex<string>();
+  readonly podsByNode = new KeyIndex<string>();
+  /** Slices by the service's name, by the pods they name, and by the addresses they list without a pod's name. */
+  readonly slicesByService = new KeyIndex<EndpointSliceObject>();
+  readonly slicesByPod = new KeyIndex<EndpointSliceObject>();
+  readonly slicesByIp = new KeyIndex<EndpointSliceObject>();
+  readonly serviceSelectors = new SelectorIndex<ServiceObject>();
+  readonly serviceEntrySelectors = new SelectorIndex<ServiceEntryObject>();
+  readonly authorizationSelectors = new SelectorIndex<AuthorizationPolicyObject>();
+  readonly peerSelectors = new SelectorIndex<PeerAuthenticationObject>();
+
+  readonly #shelves: { readonly [Kind in MeshKind]: Shelf<Extract<MeshObject, { kind: Kind }>> } = {
+    Namespace: this.namespaces,
+    ServiceAccount: this.serviceAccounts,
+    Node: this.nodes,
+    Pod: this.pods,
+    Service: this.services,
+    EndpointSlice: this.slices,
+    AuthorizationPolicy: this.authorizationPolicies,
+    PeerAuthentication: this.peerAuthentications,
+    ServiceEntry: this.serviceEntries,
+    WorkloadEntry: this.workloadEntries,
+    Gateway: this.gateways,
+  };
+
+  /** Number of objects of each kind. */
+  get counts(): Readonly<Record<MeshKind, number>> {
+    const entries = Object.entries(this.#shelves).map(([kind, shelf]) => [kind, shelf.size]);
+    return Object.fromEntries(entries) as Record<MeshKind, number>;
+  }
+
+  get(kind: MeshKind, namespace: string, name: string): MeshObject | undefined {
+    return this.#shelves[kind].get(namespace, name);
+  }
+
+  /** Applies events in order; several of one object count as one change. */
+  apply(events: readonly SourceEvent[]): readonly ObjectChange[] {
+    const changes = new Map<string, ObjectChange>();
+    for (const event of events) {
+      const { kind, namespace, name } =
+        event.type === "remove" ? event : { kind: event.object.kind, ...event.object.meta };
+      const before = this.get(kind, namespace, name);
+      const after = event.type === "apply" ? event.object : undefined;
+      if (!before && !after) continue;
+      if (before) this.#unindex(before);
+      if (after) this.#index(after);
+      else this.#shelves[kind].delete(namespace, name);
+      const key = `${kind}/${namespace}/${name}`;
+      const earlier = changes.get(key);
+      changes.set(key, { before: earlier ? earlier.before : before, after });
+    }
+    return [...changes.values()];
+  }
+
+  #index(object: MeshObject): void {
+    const { namespace } = object.meta;
+    const name = nameOf(object);
+    // Each shelf takes exactly the kind it is filed under.
+    (this.#shelves[object.kind] as Shelf<MeshObject>).set(object);
+    switch (object.kind) {
+      case "Pod":
+        if (!object.hostNetwork) for (const ip of object.ips) this.podsByIp.add(ip, name);
+        if (object.nodeName !== undefined) this.podsByNode.add(object.nodeName, name);
+        return;
+      case "Service":
+        if (object.selector) this.serviceSelectors.set(namespace, name, object.selector, object);
+        return;
+      case "EndpointSlice":
+        this.slicesByService.add(`${namespace}/${object.serviceName}`, object);
+        for (const pod of podsOf(object)) this.slicesByPod.add(pod, object);
+        for (const ip of addressesOf(object)) this.slicesByIp.add(ip, object);
+        return;
+      case "ServiceEntry":
+        if (object.workloadSelector) {
+          this.serviceEntrySelectors.set(namespace, name, object.workloadSelector, object);
+        }
+        return;
+      case "AuthorizationPolicy":
+        if (object.selector) this.authorizationSelectors.set(namespace, name, object.selector, object);
+        return;
+      case "PeerAuthentication":
+        if (object.selector) this.peerSelectors.set(namespace, name, object.selector, object);
+        return;
+      default:
+    }
+  }
+
+  #unindex(object: MeshObject): void {
+    const { namespace } = object.meta;
+    const name = nameOf(object);
+    switch (object.kind) {
+      case "Pod":
+        if (!object.hostNetwork) for (const ip of object.ips) this.podsByIp.delete(ip, name);
+        if (object.nodeName !== undefined) this.podsByNode.delete(object.nodeName, name);
+        return;
+      case "Service":
+        if (object.selector) this.serviceSelectors.delete(namespace, name, object.selector);
+        return;
+      case "EndpointSlice":
+        this.slicesByService.delete(`${namespace}/${object.serviceName}`, object);
+        for (const pod of podsOf(object)) this.slicesByPod.delete(pod, object);
+        for (const ip of addressesOf(object)) this.slicesByIp.delete(ip, object);
+        return;
+      case "ServiceEntry":
+        if (object.workloadSelector)
+          this.serviceEntrySelectors.delete(namespace, name, object.workloadSelector);
+        return;
+      case "AuthorizationPolicy":
+        if (object.selector) this.authorizationSelectors.delete(namespace, name, object.selector);
+        return;
+      case "PeerAuthentication":
+        if (object.selector) this.peerSelectors.delete(namespace, name, object.selector);
+        return;
+      default:
+    }
+  }
+}
+
+/** `NAMESPACE/NAME` of the pods that a slice lists. */
+export function podsOf(slice: EndpointSliceObject): readonly string[] {
+  return slice.endpoints.flatMap(({ podName }) =>
+    podName === undefined ? [] : [`${slice.meta.namespace}/${podName}`],
+  );
+}
+
+/** The addresses of a slice's endpoints that name no pod. */
+export function addressesOf(slice: EndpointSliceObject): readonly string[] {
+  if (slice.addressType === "FQDN") return [];
+  return slice.endpoints.flatMap(({ podName, addresses }) =>
+    podName === undefined ? addresses.slice(0, 1) : [],
+  );
+}
