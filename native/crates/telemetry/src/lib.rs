@@ -19,7 +19,7 @@ pub use connection::{ByteCount, ConnectionInfo, ConnectionRecord, ConnectionSnap
 pub use labels::{Reporter, SecurityPolicy, ServiceLabels, TrafficLabels, WorkloadLabels};
 pub use metrics::Metrics;
 pub use reason::{Reason, ResponseFlags};
-pub use rfc3339::{rfc3339_millis, rfc3339_seconds};
+pub use rfc3339::{parse_rfc3339, rfc3339_millis, rfc3339_seconds};
 
 /// What can go wrong while telemetry is set up. Nothing here fails once it runs: it counts instead.
 #[derive(Debug, thiserror::Error)]

@@ -77,9 +77,9 @@ impl KeyKeeper {
         let request = KeyRequest { payload: Some(payload) }.encode_to_vec();
         send(&socket, &request, descriptor.map(OwnedFd::as_fd)).map_err(|errno| self.agent(errno))?;
         let (bytes, received) = receive(&socket).map_err(|error| self.agent(error))?;
-        if bytes.is_empty() && received.is_none() {
-            // An answer without error and without descriptor has no bytes; so has the end of the connection.
-            return Ok((KeyResponse::default(), None));
+        // The agent sends no empty packet: an answer with nothing in it names its empty error.
+        if bytes.is_empty() {
+            return Err(self.agent("closed without an answer"));
         }
         let answer = KeyResponse::decode(bytes.as_slice()).map_err(|error| self.agent(error))?;
         if answer.error.is_empty() { Ok((answer, received)) } else { Err(self.agent(&answer.error)) }
