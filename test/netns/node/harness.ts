@@ -22,7 +22,10 @@ const meta = (namespace: string, name: string, labels: Record<string, string>): 
   annotations: new Map(),
 });
 
-export const meshNamespace = (name: string, labels = { "istio.io/dataplane-mode": "ambient" } as Record<string, string>): NamespaceObject => ({
+export const meshNamespace = (
+  name: string,
+  labels = { "istio.io/dataplane-mode": "ambient" } as Record<string, string>,
+): NamespaceObject => ({
   kind: "Namespace",
   meta: meta("", name, labels),
 });
@@ -58,10 +61,17 @@ export interface Core {
   kill(): Promise<void>;
 }
 
-export async function startCore(options: { directory?: string; verifyIntervalMs?: number } = {}): Promise<Core> {
+export async function startCore(
+  options: { directory?: string; verifyIntervalMs?: number } = {},
+): Promise<Core> {
   const directory = options.directory ?? (await mkdtemp(join(tmpdir(), "meltemi-node-")));
   const native = loadNative();
-  const log = createLogger({ level: "info", format: "json", clock: systemClock, destination: process.stderr });
+  const log = createLogger({
+    level: "info",
+    format: "json",
+    clock: systemClock,
+    destination: process.stderr,
+  });
   const repairs: string[] = [];
   const drops = new Map<string, number>();
   const zds = new ZdsServer({
@@ -93,11 +103,14 @@ export async function startCore(options: { directory?: string; verifyIntervalMs?
         },
         forget: () => undefined,
       },
-      changes: (_, signal) => new Promise((resolve) => signal.addEventListener("abort", () => resolve(), { once: true })),
+      changes: (_, signal) =>
+        new Promise((resolve) => signal.addEventListener("abort", () => resolve(), { once: true })),
     },
   );
   const end = new AbortController();
-  const serving = pods.firstRound.then(() => zds.run(native.PacketListener.bind(join(directory, "zds.sock"), 0o600), end.signal));
+  const serving = pods.firstRound.then(() =>
+    zds.run(native.PacketListener.bind(join(directory, "zds.sock"), 0o600), end.signal),
+  );
   return {
     directory,
     pods,

@@ -52,17 +52,44 @@ const child = spawn(ztunnel, [], {
 const log = createWriteStream("/dev/stderr");
 child.stdout.pipe(log);
 child.stderr.pipe(log);
-await eventually("both pods to be enrolled", () => core.pods.status.every(({ state }) => state === "enrolled") || undefined, { deadlineMs: 15_000 });
+await eventually(
+  "both pods to be enrolled",
+  () => core.pods.status.every(({ state }) => state === "enrolled") || undefined,
+  { deadlineMs: 15_000 },
+);
 console.log(core.pods.status, core.zds.streams);
-const server = spawn("nsenter", [`--net=/run/netns/${b.netns}`, "python3", "-m", "http.server", "8080", "--bind", "0.0.0.0"], { stdio: "inherit" });
+const server = spawn(
+  "nsenter",
+  [`--net=/run/netns/${b.netns}`, "python3", "-m", "http.server", "8080", "--bind", "0.0.0.0"],
+  { stdio: "inherit" },
+);
 await eventually("an answer over the mesh", async () => {
-  const text = await runIn(a.netns, "curl", ["-s", "-m", "5", "-o", "/dev/null", "-w", "%{http_code}", `http://${b.ip}:8080/`]);
+  const text = await runIn(a.netns, "curl", [
+    "-s",
+    "-m",
+    "5",
+    "-o",
+    "/dev/null",
+    "-w",
+    "%{http_code}",
+    `http://${b.ip}:8080/`,
+  ]);
   return text === "200" ? text : undefined;
 });
 console.log("200 over the mesh");
-console.log(await run("sh", ["-c", `nsenter --net=/run/netns/${b.netns} nft list ruleset; nsenter --net=/run/netns/${b.netns} ip rule`]));
+console.log(
+  await run("sh", [
+    "-c",
+    `nsenter --net=/run/netns/${b.netns} nft list ruleset; nsenter --net=/run/netns/${b.netns} ip rule`,
+  ]),
+);
 await core.pods.leaveAll();
-console.log(await run("sh", ["-c", `echo after; nsenter --net=/run/netns/${b.netns} nft list ruleset; nsenter --net=/run/netns/${b.netns} ip rule`]));
+console.log(
+  await run("sh", [
+    "-c",
+    `echo after; nsenter --net=/run/netns/${b.netns} nft list ruleset; nsenter --net=/run/netns/${b.netns} ip rule`,
+  ]),
+);
 child.kill("SIGTERM");
 server.kill();
 await core.kill();
