@@ -1,4 +1,61 @@
-mod admin;
-mod config;
+//! The node's data plane.
+//!
+//! A connection passes: [`outbound`] (captured, routed, tunnelled) on its client's node, [`inbound`] (peer
+//! proved, judged, connected as the client) on its server's. [`zds`] says which pods there are, [`pods`] and
+//! [`pod`] serve them, [`run`] puts everything together.
 
-fn main() {}
+mod admin;
+mod admission;
+mod config;
+mod connections;
+mod dial;
+mod failure;
+mod inbound;
+mod labels;
+mod node;
+mod outbound;
+mod pod;
+mod pods;
+mod run;
+mod views;
+mod zds;
+
+use crate::config::Config;
+use anyhow::Context;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    match start() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!(error = format!("{error:#}"), "data plane failed");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start() -> anyhow::Result<()> {
+    meltemi_identity::harden_process()?;
+    let config = Config::from_process();
+    let logging = meltemi_telemetry::logging::init(&config.log_level, config.log_format)?;
+    raise_descriptor_limit();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(config.workers)
+        .thread_name("worker")
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
+    let result = runtime.block_on(run::run(config, logging));
+    runtime.shutdown_background();
+    result
+}
+
+/// Every connection takes two descriptors: as many as may be had.
+fn raise_descriptor_limit() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    if let Err(error) = raised {
+        tracing::warn!(%error, "descriptor limit stays as it is");
+    }
+}

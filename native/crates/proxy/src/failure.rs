@@ -1,0 +1,91 @@
+//! Why a connection was not carried.
+use meltemi_capture::CaptureError;
+use meltemi_state::{ResolveError, SelectError};
+use meltemi_telemetry::Reason;
+use meltemi_tunnel::{Cause, ConnectFailureKind, OpenError, RelayEnd};
+use std::sync::Arc;
+
+/// The reason of the closed set, and the text for the access record.
+#[derive(Debug, Clone)]
+pub(crate) struct Failure {
+    pub(crate) reason: Reason,
+    pub(crate) error: String,
+    /// The rule that a refusing peer named.
+    pub(crate) peer_policy: Option<Arc<str>>,
+}
+
+impl Failure {
+    pub(crate) fn new(reason: Reason, error: impl ToString) -> Self {
+        Self { reason, error: error.to_string(), peer_policy: None }
+    }
+
+    /// True when another endpoint of the service may do better: this one was not reached.
+    pub(crate) fn is_endpoints(&self) -> bool {
+        matches!(
+            self.reason,
+            Reason::UpstreamConnectFailed
+                | Reason::UpstreamTimeout
+                | Reason::TlsFailed
+                | Reason::IdentityMismatch
+                | Reason::PeerUnreachable
+        )
+    }
+}
+
+impl From<ResolveError> for Failure {
+    fn from(error: ResolveError) -> Self {
+        Self::new(Reason::UnknownDestination, error)
+    }
+}
+
+impl From<SelectError> for Failure {
+    fn from(error: SelectError) -> Self {
+        Self::new(Reason::NoEndpoint, error)
+    }
+}
+
+impl From<CaptureError> for Failure {
+    fn from(error: CaptureError) -> Self {
+        let reason = match error {
+            CaptureError::ConnectTimeout { .. } => Reason::UpstreamTimeout,
+            _ => Reason::UpstreamConnectFailed,
+        };
+        Self::new(reason, error)
+    }
+}
+
+impl From<OpenError> for Failure {
+    fn from(error: OpenError) -> Self {
+        let mut peer_policy = None;
+        let reason = match &error {
+            OpenError::Connect(failure) => match failure.kind {
+                ConnectFailureKind::Connect => Reason::UpstreamConnectFailed,
+                ConnectFailureKind::Timeout => Reason::UpstreamTimeout,
+                ConnectFailureKind::Tls => Reason::TlsFailed,
+                ConnectFailureKind::IdentityMismatch => Reason::IdentityMismatch,
+                ConnectFailureKind::NoCertificate => Reason::NoCertificate,
+            },
+            OpenError::Refused { status, refusal } => {
+                peer_policy = refusal.as_ref().and_then(|r| r.policy.as_deref()).map(Arc::from);
+                match status.as_u16() {
+                    401 | 403 => Reason::PeerRefused,
+                    500.. => Reason::PeerUnreachable,
+                    _ => Reason::PeerBadRequest,
+                }
+            }
+            OpenError::Timeout(_) => Reason::UpstreamTimeout,
+            OpenError::Tunnel(_) => Reason::UpstreamConnectFailed,
+        };
+        Self { reason, error: error.to_string(), peer_policy }
+    }
+}
+
+/// How a relay ended otherwise than in order.
+pub(crate) fn of_relay(end: &RelayEnd, first: &str, second: &str) -> Option<Failure> {
+    let told = |side: &str, cause: &Cause| Failure::new(Reason::Reset, format!("{side}: {cause}"));
+    match end {
+        RelayEnd::Finished => None,
+        RelayEnd::FirstReset(cause) => Some(told(first, cause)),
+        RelayEnd::SecondReset(cause) => Some(told(second, cause)),
+    }
+}

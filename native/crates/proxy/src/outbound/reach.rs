@@ -1,0 +1,120 @@
+//! Reaches a route's next hop, trying other endpoints where one cannot be reached.
+use super::route::{Hop, Route, route};
+use crate::connections::PeerChain;
+use crate::failure::Failure;
+use crate::pod::Pod;
+use meltemi_capture::UpstreamKind;
+use meltemi_state::{ConnectOutcome, Workload};
+use meltemi_tunnel::{OpenRequest, PoolKey, TraceParent, TunnelStream, forwarded};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+
+/// Endpoints that are tried for one connection.
+const ENDPOINTS: usize = 3;
+
+pub(crate) enum Upstream {
+    Plain(TcpStream),
+    Tunnel(TunnelStream),
+}
+
+pub(crate) struct Reached {
+    pub(crate) upstream: Upstream,
+    /// How the peer proved itself.
+    pub(crate) chain: Option<PeerChain>,
+}
+
+/// `taken` is the route that was tried last.
+pub(crate) async fn reach(
+    pod: &Arc<Pod>,
+    source: &Arc<Workload>,
+    client: SocketAddr,
+    destination: SocketAddr,
+    deadline: Instant,
+    taken: &mut Option<Route>,
+) -> Result<Reached, Failure> {
+    let mut attempt = 1;
+    loop {
+        let route = route(pod, source, client, destination, deadline).await?;
+        let result = match route.hop {
+            Hop::Plain(address) => plain(pod, client, address).await,
+            Hop::Hbone { address, authority } => {
+                tunnel(pod, source, client, &route, address, authority).await
+            }
+        };
+        let endpoint = route.workload.clone().filter(|_| route.alternatives);
+        let port = route.port;
+        *taken = Some(route);
+        let Some(endpoint) = endpoint else { return result };
+        match result {
+            Ok(reached) => {
+                pod.node.mesh.report(&endpoint.uid, port, ConnectOutcome::Connected);
+                return Ok(reached);
+            }
+            Err(failure) if failure.is_endpoints() => {
+                pod.node.mesh.report(&endpoint.uid, port, ConnectOutcome::Failed);
+                if attempt == ENDPOINTS {
+                    return Err(failure);
+                }
+                tracing::debug!(endpoint = %endpoint.uid, error = failure.error, "endpoint not reached, choosing again");
+                attempt += 1;
+            }
+            Err(failure) => return Err(failure),
+        }
+    }
+}
+
+async fn plain(pod: &Pod, client: SocketAddr, address: SocketAddr) -> Result<Reached, Failure> {
+    let settings = &pod.node.settings;
+    let upstream = meltemi_capture::Upstream {
+        destination: address,
+        source: own_address(client, address),
+        kind: UpstreamKind::Application,
+        timeout: settings.connect_timeout,
+        keepalive: settings.keepalive,
+    };
+    let tcp = upstream.connect(&pod.netns).await?;
+    Ok(Reached { upstream: Upstream::Plain(tcp), chain: None })
+}
+
+/// The address the application used, where it can be used again towards `to`.
+fn own_address(client: SocketAddr, to: SocketAddr) -> Option<std::net::IpAddr> {
+    let usable = !client.ip().is_loopback() && client.is_ipv4() == to.is_ipv4();
+    usable.then(|| client.ip())
+}
+
+async fn tunnel(
+    pod: &Pod,
+    source: &Arc<Workload>,
+    client: SocketAddr,
+    route: &Route,
+    address: SocketAddr,
+    authority: SocketAddr,
+) -> Result<Reached, Failure> {
+    let Some(workload) = &route.workload else {
+        return Err(Failure::new(meltemi_telemetry::Reason::UnknownDestination, "a tunnel to nobody"));
+    };
+    // Names that the service lists stand for its endpoints, never for a waypoint before them.
+    let service = route.service.iter().filter(|_| !route.waypoint);
+    let alternative_names = service.flat_map(|service| service.subject_alt_names.iter());
+    let destinations: Arc<[Arc<str>]> =
+        std::iter::once(Arc::from(workload.identity.uri())).chain(alternative_names.cloned()).collect();
+    let own = own_address(client, address)
+        .or_else(|| source.ips.iter().copied().find(|ip| ip.is_ipv4() == address.is_ipv4()));
+    let key = PoolKey {
+        source: pod.identity.uri().into(),
+        source_ip: own.unwrap_or(client.ip()),
+        destinations,
+        address,
+        workload: workload.uid.text().clone(),
+    };
+    let request = OpenRequest {
+        authority: authority.to_string(),
+        baggage: pod.baggage(source),
+        forwarded: forwarded(client, route.service.as_ref().map(|service| &*service.hostname)),
+        trace: TraceParent::new(),
+    };
+    let (stream, chain) = pod.pool.open(&key, &request).await?;
+    Ok(Reached { upstream: Upstream::Tunnel(stream), chain: Some(chain) })
+}

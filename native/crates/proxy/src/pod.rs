@@ -1,0 +1,234 @@
+//! One pod: its listeners, its tunnels, its connections.
+use crate::admission::Admission;
+use crate::connections::Closed;
+use crate::dial::Dialer;
+use crate::node::Node;
+use crate::{inbound, labels, outbound};
+use http::HeaderValue;
+use meltemi_capture::{CaptureError, Listener, PORT_HBONE, PORT_INBOUND_PLAINTEXT, PORT_OUTBOUND, PodNetns};
+use meltemi_identity::Served;
+use meltemi_state::{LocalPod, Workload};
+use meltemi_telemetry::Reason;
+use meltemi_tunnel::Pool;
+use meltemi_types::Identity;
+use parking_lot::Mutex;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// Connections that one pod may have through the proxy, each way. A pod that is attacked, or leaks,
+/// harms itself.
+const CONNECTIONS: usize = 32_768;
+/// After an accept that failed for want of descriptors or memory.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Who a pod is, as the agent says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct PodInfo {
+    pub(crate) uid: Arc<str>,
+    pub(crate) name: String,
+    pub(crate) namespace: String,
+    pub(crate) service_account: String,
+}
+
+/// A pod that is served.
+#[derive(Debug)]
+pub(crate) struct Pod {
+    pub(crate) info: PodInfo,
+    pub(crate) node: Arc<Node>,
+    pub(crate) identity: Identity,
+    pub(crate) netns: PodNetns,
+    pub(crate) pool: Pool<Dialer>,
+    pub(crate) handshakes: Arc<Admission>,
+    pub(crate) tasks: TaskTracker,
+    /// Nothing new is accepted; tunnels are told to go away.
+    pub(crate) drain: CancellationToken,
+    /// Everything ends.
+    pub(crate) kill: CancellationToken,
+    reason: OnceLock<Reason>,
+    listeners: TaskTracker,
+    baggage: Mutex<Option<(Arc<Workload>, Option<HeaderValue>)>>,
+    _served: Served,
+}
+
+impl Pod {
+    /// Opens the listeners in the pod's namespace and begins to serve it.
+    ///
+    /// # Errors
+    /// If a listener cannot be opened: nothing of the pod remains then.
+    pub(crate) fn start(
+        node: Arc<Node>,
+        info: PodInfo,
+        identity: Identity,
+        netns: PodNetns,
+    ) -> Result<Arc<Self>, CaptureError> {
+        let listen = |port| {
+            let address = SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
+            Listener::open(&netns, address, node.settings.keepalive)
+        };
+        let outbound = listen(PORT_OUTBOUND)?;
+        let plaintext = listen(PORT_INBOUND_PLAINTEXT)?;
+        let hbone = listen(PORT_HBONE)?;
+        let kill = CancellationToken::new();
+        let dialer = Dialer { node: node.clone(), identity: identity.clone(), netns: netns.clone() };
+        let pool = Pool::new(dialer, node.settings.limits.clone(), kill.child_token());
+        let pod = Arc::new(Self {
+            _served: node.certificates.serve(&identity),
+            info,
+            identity,
+            netns,
+            pool,
+            handshakes: Admission::handshakes(),
+            tasks: TaskTracker::new(),
+            drain: CancellationToken::new(),
+            kill,
+            reason: OnceLock::new(),
+            listeners: TaskTracker::new(),
+            baggage: Mutex::default(),
+            node,
+        });
+        pod.accept(outbound, outbound::serve);
+        pod.accept(plaintext, inbound::serve_plaintext);
+        pod.accept(hbone, inbound::serve_hbone);
+        pod.tasks.spawn(follow(Arc::downgrade(&pod), pod.kill.clone()));
+        Ok(pod)
+    }
+
+    fn accept<F>(self: &Arc<Self>, listener: Listener, serve: fn(Arc<Self>, TcpStream, SocketAddr) -> F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let pod = self.clone();
+        let places = Arc::new(Semaphore::new(CONNECTIONS));
+        self.listeners.spawn(async move {
+            loop {
+                let accepted = tokio::select! {
+                    accepted = listener.accept() => accepted,
+                    () = pod.drain.cancelled() => return,
+                };
+                match accepted {
+                    Ok((tcp, peer)) => {
+                        let Ok(place) = places.clone().try_acquire_owned() else {
+                            tracing::warn!(pod = %pod.info.uid, "connection refused: the pod has too many");
+                            meltemi_capture::reset_on_close(&tcp);
+                            continue;
+                        };
+                        let serving = serve(pod.clone(), tcp, peer);
+                        pod.tasks.spawn(async move {
+                            serving.await;
+                            drop(place);
+                        });
+                    }
+                    Err(error) => {
+                        tracing::warn!(%error, pod = %pod.info.uid, "accept failed");
+                        tokio::time::sleep(ACCEPT_PAUSE).await;
+                    }
+                }
+            }
+        });
+    }
+
+    /// The pod as discovery knows it; waits until it does. `None` after the deadline.
+    pub(crate) async fn workload(&self, deadline: Instant) -> Option<Arc<Workload>> {
+        let pod = LocalPod {
+            namespace: &self.info.namespace,
+            name: &self.info.name,
+            service_account: &self.info.service_account,
+        };
+        match self.node.mesh.local_workload(pod) {
+            Some(workload) => Some(workload),
+            None => self.node.mesh.await_local_workload(pod, deadline).await,
+        }
+    }
+
+    /// The `baggage` header of the pod's tunnels, made once per version of its workload.
+    pub(crate) fn baggage(&self, workload: &Arc<Workload>) -> Option<HeaderValue> {
+        let mut cached = self.baggage.lock();
+        match &*cached {
+            Some((of, header)) if Arc::ptr_eq(of, workload) => header.clone(),
+            _ => {
+                let header = labels::baggage(workload);
+                *cached = Some((workload.clone(), header.clone()));
+                header
+            }
+        }
+    }
+
+    /// Why connections end that are cut while the pod stops.
+    pub(crate) fn stopped(&self) -> Reason {
+        self.reason.get().copied().unwrap_or(Reason::PodRemoved)
+    }
+
+    /// Stops accepting and closes the listeners.
+    pub(crate) async fn close_listeners(&self) {
+        self.drain.cancel();
+        self.listeners.close();
+        self.listeners.wait().await;
+    }
+
+    /// Lets connections end by themselves for `grace`, then ends what is left with `reason`.
+    pub(crate) async fn stop(&self, grace: Duration, reason: Reason) {
+        // A pod that is removed while the node drains keeps the first reason.
+        let _ = self.reason.set(reason);
+        self.close_listeners().await;
+        self.tasks.close();
+        let ended = async {
+            loop {
+                let next = self.node.connections.ended();
+                if self.node.connections.count_of(&self.info.uid) == 0 {
+                    return;
+                }
+                next.await;
+            }
+        };
+        let _ = tokio::time::timeout(grace, ended).await;
+        let closed = Closed::because(self.stopped(), "the pod is no longer served");
+        self.node.connections.close_pod(&self.info.uid, &closed);
+        self.kill.cancel();
+        self.tasks.wait().await;
+    }
+}
+
+/// Keeps the pod's tunnels in step with what is known: ends those to peers that are no longer trusted
+/// or whose address is another workload's now, and leaves those with an old certificate.
+async fn follow(pod: std::sync::Weak<Pod>, kill: CancellationToken) {
+    let Some(node) = pod.upgrade().map(|pod| pod.node.clone()) else { return };
+    let mut mesh = node.mesh.changes();
+    let mut certificates = node.certificates.changes();
+    let mut roots = node.certificates.trust().changes();
+    let mut serial = None;
+    loop {
+        let trusted = tokio::select! {
+            () = kill.cancelled() => return,
+            Ok(()) = mesh.changed() => true,
+            Ok(()) = certificates.changed() => true,
+            Ok(()) = roots.changed() => false,
+            else => return,
+        };
+        let Some(pod) = pod.upgrade() else { return };
+        let current = node.certificates.current(&pod.identity);
+        if let Some(current) = current {
+            let changed = serial.as_ref().is_some_and(|known| !Arc::ptr_eq(known, &current));
+            if changed {
+                pod.pool.retire();
+            }
+            serial = Some(current);
+        }
+        pod.pool.retain(|key, chain| {
+            (trusted || node.certificates.trust().still_trusted(chain)) && !recycled(&node, key)
+        });
+    }
+}
+
+fn recycled(node: &Node, key: &meltemi_tunnel::PoolKey) -> bool {
+    let address = meltemi_types::NetworkAddress::new(node.settings.network.clone(), key.address.ip());
+    match node.mesh.lookup(&address, "") {
+        meltemi_state::Lookup::Workload(workload) => *workload.uid.as_str() != *key.workload,
+        _ => false,
+    }
+}
