@@ -9,7 +9,7 @@ import {
 import { MeltemiError, messageOf } from "../domain/error.js";
 import {
   AggregatedDiscoveryServiceClient,
-  type DeltaDiscoveryRequest,
+  DeltaDiscoveryRequest,
   type DeltaDiscoveryResponse,
   type Node,
 } from "../gen/envoy/service/discovery/v3/ads.js";
@@ -84,6 +84,14 @@ export class DiscoveryClient {
   unsubscribe(type: TypeUrl, name: string): void {
     this.state.unsubscribe(type, name);
     this.flush();
+  }
+
+  /** Tells the upstream that a consumer further down has refused what was taken here. Lost where there is no stream. */
+  reject(type: TypeUrl, message: string): void {
+    // 3: INVALID_ARGUMENT. Without a nonce: the response was answered already.
+    this.#stream?.write(
+      DeltaDiscoveryRequest.fromPartial({ typeUrl: type, errorDetail: { code: 3, message } }),
+    );
   }
 
   /** Sends what changed in `state`, once this turn of the event loop has ended. */

@@ -7,7 +7,8 @@ import type { Logger } from "../platform/logger.js";
 import type { DeltaStream, DiscoveryHub, SubscriptionInfo } from "./delta-stream.js";
 import type { DiscoveryMetrics } from "./discovery-metrics.js";
 import { grpcStatus } from "./grpc-status.js";
-import { isTypeUrl } from "./resource.js";
+import { isTypeUrl, type TypeUrl } from "./resource.js";
+import type { Acknowledgement, DeltaResponse } from "./subscription.js";
 import { discoveryClient, encodeResponse, maxRequestBytes, toDeltaRequest } from "./wire.js";
 
 /** Who the caller is known to be. */
@@ -29,6 +30,8 @@ export interface DiscoveryServiceOptions {
   readonly metrics: DiscoveryMetrics;
   readonly clock: Clock;
   readonly logger: Logger;
+  /** A client has taken or refused a response. */
+  readonly onAnswer?: (response: DeltaResponse, answer: Acknowledgement) => void;
 }
 
 export interface StreamInfo {
@@ -114,6 +117,8 @@ class Connection {
   #writing = false;
   #closed = false;
   #lastNack: string | undefined;
+  /** The response of each type that waits for its answer. */
+  readonly #sent = new Map<TypeUrl, DeltaResponse>();
 
   constructor(call: Call, identity: NodeIdentity, options: DiscoveryServiceOptions, onClose: () => void) {
     this.#call = call;
@@ -160,6 +165,11 @@ class Connection {
       if (!isTypeUrl(type))
         throw new MeltemiError("bad_input", `type "${type.slice(0, 100)}" is not served here`);
       const acknowledgement = this.#stream.request(type, toDeltaRequest(message));
+      const answered = this.#sent.get(type);
+      if (acknowledgement.type !== "none" && answered?.nonce === message.responseNonce) {
+        this.#sent.delete(type);
+        this.#options.onAnswer?.(answered, acknowledgement);
+      }
       if (acknowledgement.type === "nack") {
         this.#lastNack = `${type}: ${acknowledgement.error}`;
         this.#options.metrics.nacks.inc({ type });
@@ -209,6 +219,7 @@ class Connection {
     metrics.pushBytes.inc({ type }, payload.length);
     if (changedAtMs !== undefined)
       metrics.pushSeconds.observe({ type }, (clock.monotonic() - changedAtMs) / 1000);
+    this.#sent.set(type, response);
     this.#writing = true;
     this.#call.write(payload, () => {
       this.#writing = false;

@@ -190,6 +190,8 @@ export class Subscription {
   /** The bytes to send for a pending name; notes a removal; undefined when there is nothing to send. */
   #evaluate(name: string, removed: Set<string>): Buffer | undefined {
     const resource = this.#source.get(this.type, name);
+    // Asked for and not known yet (a relay): what the client holds stays until there is an answer.
+    if (!resource && this.#names.has(name) && this.#names.get(name) === undefined) return undefined;
     const encoded =
       resource && this.#wants(resource) ? resource.encoded(this.type, this.#client.dialect) : undefined;
     if (!resource || !encoded) {
@@ -213,7 +215,10 @@ export class Subscription {
   }
 
   #acknowledge(request: DeltaRequest): Acknowledgement {
-    if (request.nonce === "" || request.nonce !== this.#unacknowledged) return { type: "none" };
+    if (request.nonce === "" || request.nonce !== this.#unacknowledged) {
+      // A relay takes a response at once; its own client may refuse it later.
+      return request.error === undefined ? { type: "none" } : { type: "nack", error: request.error };
+    }
     this.#unacknowledged = undefined;
     return request.error === undefined ? { type: "ack" } : { type: "nack", error: request.error };
   }

@@ -74,6 +74,7 @@ export function assembleRelay(
     metrics: new DiscoveryMetrics(surroundings.registry),
     clock,
     logger: log,
+    onAnswer: (response, answer) => discovery.answered(response, answer),
   });
   const certificates = new CertificateRelay({
     trustDomain: options.trustDomain,

@@ -8,7 +8,9 @@ import type { DiscoveryUpdate, Rejection } from "../../xds/client-state.js";
 import { RelayedResource } from "../../xds/relayed-resource.js";
 import { addressType, authorizationType, workloadType, type TypeUrl } from "../../xds/resource.js";
 import { ResourceCache } from "../../xds/resource-cache.js";
+import type { Acknowledgement, DeltaResponse } from "../../xds/subscription.js";
 import type { LastGoodFile } from "./last-good.js";
+import { TakenState } from "./taken.js";
 
 export interface DiscoveryRelayOptions {
   readonly node: string;
@@ -54,6 +56,9 @@ export class DiscoveryRelay implements DiscoveryConsumer {
     { readonly type: TypeUrl; readonly name: string; readonly untilMs: number }
   >();
   readonly #answered = new Set<TypeUrl>();
+  readonly #taken = new TakenState();
+  /** Which resource bytes on the way to a data plane are. */
+  readonly #sent = new WeakMap<Buffer, RelayedResource>();
   #status: ControlPlaneStatus;
   #lastGoodMs: number | undefined;
   #saving: Promise<void> = Promise.resolve();
@@ -134,6 +139,7 @@ export class DiscoveryRelay implements DiscoveryConsumer {
     }
     const absent =
       type === addressType ? removed.filter((name) => this.#client.state.isSubscribed(type, name)) : [];
+    for (const resource of upsert) this.#sent.set(resource.bytes, resource);
     for (const { name, aliases } of upsert)
       for (const known of [name, ...aliases]) this.#negative.delete(known);
     for (const name of absent) this.#negative.add(name);
@@ -148,8 +154,35 @@ export class DiscoveryRelay implements DiscoveryConsumer {
       // Policies come first and the addresses wait for them, so both are complete with the first addresses.
       this.#answered.has(addressType) && this.#answered.has(authorizationType),
     );
-    this.#scheduleSave();
     return rejections;
+  }
+
+  /** A data plane has taken or refused what it was sent. */
+  answered(response: DeltaResponse, answer: Acknowledgement): void {
+    const type = response.type === authorizationType ? authorizationType : addressType;
+    const resources = response.resources.flatMap((bytes) => this.#sent.get(bytes) ?? []);
+    switch (answer.type) {
+      case "none":
+        return;
+      case "ack":
+        for (const resource of resources) this.#taken.take(resource);
+        this.#taken.remove(type, response.removed, (name) => this.#negative.has(name));
+        this.#scheduleSave();
+        return;
+      case "nack":
+        this.#client.reject(type, answer.error);
+        this.#restore(resources, answer.error);
+    }
+  }
+
+  /** Serves on what a data plane had taken before in place of what it has refused: the next one is to start with that. */
+  #restore(resources: readonly RelayedResource[], error: string): void {
+    const refused = resources.length === 1 ? resources : resources.filter(({ name }) => error.includes(name));
+    const upsert = refused.flatMap((resource) => {
+      const former = this.#taken.former(resource);
+      return former === undefined || former === resource ? [] : [former];
+    });
+    this.cache.apply({ upsert, removeAddresses: [], removeAuthorizations: [] }, false);
   }
 
   async #load(): Promise<void> {
@@ -158,6 +191,7 @@ export class DiscoveryRelay implements DiscoveryConsumer {
       const state = await lastGood.load();
       if (state === undefined) return;
       for (const resource of state.resources) {
+        this.#sent.set(resource.bytes, resource);
         this.#client.state.hold(resource.type, resource.name, resource.version(resource.type, "meltemi"));
         if (resource.type !== addressType) continue;
         // Asked for by name, or the control plane would take it back before the data plane asks again.
@@ -165,6 +199,7 @@ export class DiscoveryRelay implements DiscoveryConsumer {
         this.#linger(addressType, resource.name);
       }
       this.#formerNegative = new Set(state.negative);
+      this.#taken.restore(state.resources, state.negative);
       this.cache.apply({ upsert: state.resources, removeAddresses: [], removeAuthorizations: [] }, false);
       this.#lastGoodMs = state.savedAtMs;
       log.info("last good state loaded", {
@@ -222,6 +257,7 @@ export class DiscoveryRelay implements DiscoveryConsumer {
       if (type === authorizationType) continue;
       this.#client.unsubscribe(type, name);
       this.#negative.delete(name);
+      this.#taken.forget(addressType, [name]);
       // The control plane takes back what came by another name; what has this very name we forget ourselves.
       if (this.cache.get(type, name) !== undefined && !this.#isWanted(name)) dropped.push(name);
     }
@@ -253,19 +289,10 @@ export class DiscoveryRelay implements DiscoveryConsumer {
     if (!this.#saveScheduled) return this.#saving;
     this.#saveScheduled = false;
     this.#saving = this.#saving
-      .then(() => this.options.lastGood.save(this.#relayed(), this.#negative))
+      .then(() => this.options.lastGood.save(this.#taken.resources, this.#taken.negative))
       .catch((error: unknown) =>
         this.options.log.error("last good state not saved", { error: messageOf(error) }),
       );
     return this.#saving;
-  }
-
-  *#relayed(): Iterable<RelayedResource> {
-    for (const type of [authorizationType, addressType] as const) {
-      for (const name of this.cache.names(type)) {
-        const resource = this.cache.get(type, name);
-        if (resource instanceof RelayedResource) yield resource;
-      }
-    }
   }
 }

@@ -1,4 +1,9 @@
-import { WorkloadRequest, WorkloadResponse, ZdsHello } from "../../../src/gen/istio/workload/zds/zds.js";
+import {
+  Version,
+  WorkloadRequest,
+  WorkloadResponse,
+  ZdsHello,
+} from "../../../src/gen/istio/workload/zds/zds.js";
 import { loadNative, type PacketConnection } from "../../../src/platform/native.js";
 
 export interface Told {
@@ -7,7 +12,7 @@ export interface Told {
   readonly descriptors: number;
 }
 
-export const hello = (version: number): Buffer => Buffer.from(ZdsHello.encode(ZdsHello.fromPartial({ version })).finish());
+export const hello = (version: Version): Buffer => Buffer.from(ZdsHello.encode({ version }).finish());
 
 /** A data plane that speaks ZDS over a real socket, notes what it is told, and answers as it is made to. */
 export class FakeDataPlane {
@@ -27,7 +32,7 @@ export class FakeDataPlane {
     this.ended = this.#serve();
   }
 
-  static async connect(path: string, first: Buffer = hello(1)): Promise<FakeDataPlane> {
+  static async connect(path: string, first: Buffer = hello(Version.V1)): Promise<FakeDataPlane> {
     const connection = await loadNative().PacketConnection.connect(path);
     await connection.send(first, []);
     return new FakeDataPlane(connection);
