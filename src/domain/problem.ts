@@ -25,7 +25,7 @@ export interface Problem {
 
 /** `Pod shop/cart-1`, `Namespace shop`. */
 export function formatRef(ref: ObjectRef): string {
-  return `${ref.kind} ${ref.namespace === "" ? "" : `${ref.namespace}/`}${ref.name || "(no name)"}`;
+  return `${ref.kind || "(no kind)"} ${ref.namespace === "" ? "" : `${ref.namespace}/`}${ref.name || "(no name)"}`;
 }
 
 /** One line for a person: location, object, field, value, what and what to do. */

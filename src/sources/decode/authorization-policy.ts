@@ -91,7 +91,7 @@ function checkAction(spec: Fields, action: Action, provider: string | undefined)
       message: `is missing: a policy with action ${action} and no rule does nothing`,
       hint,
     });
-  } else if (action !== "ALLOW" && spec.items("rules").length === 0) {
+  } else if (action !== "ALLOW" && spec.isEmptyList("rules")) {
     report.warning(spec.at("rules"), {
       message: `is empty: a policy with action ${action} and no rule does nothing`,
     });

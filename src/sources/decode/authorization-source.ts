@@ -15,7 +15,7 @@ function negated(key: string): string {
 
 function readList<T>(fields: Fields, key: string, read: Read<T>): T[] {
   const written = fields.strings(key);
-  if (fields.has(key) && fields.items(key).length === 0) {
+  if (fields.isEmptyList(key)) {
     fields.report.error(fields.at(key), {
       message: "is an empty list, which could mean everything or nothing",
       hint: "remove the field, or list what is meant",
@@ -111,7 +111,7 @@ export function readFrom(rule: Fields, policyNamespace: string): AuthorizationSo
 
 /** `from: []` and `to: []` are refused, as Istio does: an absent field is how "any" is written. */
 export function refuseEmpty(rule: Fields, key: string): void {
-  if (rule.has(key) && rule.items(key).length === 0) {
+  if (rule.isEmptyList(key)) {
     rule.report.error(rule.at(key), {
       message: "is an empty list",
       hint: `leave \`${key}\` out to match any`,

@@ -126,7 +126,7 @@ function homeOf(kind: string): string | undefined {
   const decoder = decoders.find((candidate) => candidate.kind === kind);
   if (decoder) return `${decoder.group === "" ? "" : `${decoder.group}/`}${decoder.versions[0] ?? "v1"}`;
   const known = [...unsupportedKinds()].find((candidate) => candidate.kind === kind);
-  return known && (known.group === "" ? "v1" : `${known.group}/…`);
+  return known && (known.group === "" ? "v1" : `${known.group}/v1`);
 }
 
 /** A kind with no decoder: known and not read yet, another project's, or misspelt. */
@@ -190,6 +190,8 @@ export function decodeObject(value: unknown, options: DecodeOptions, basePath = 
   const { group, version } = splitApiVersion(apiVersion);
   const decoder = byGroupKind.get(`${group}/${kind}`);
   if (!decoder) return decodeOther(report, basePath, apiVersion, kind);
+  const namespace = clusterScoped.has(kind) ? "" : report.object.namespace || "default";
+  report.object = { ...report.object, namespace };
   if (!decoder.versions.includes(version)) {
     const known = decoder.versions.map((known) => (group === "" ? known : `${group}/${known}`)).join(", ");
     report.error(root.at("apiVersion"), {
@@ -198,8 +200,6 @@ export function decodeObject(value: unknown, options: DecodeOptions, basePath = 
       hint: `write ${known}`,
     });
   }
-  const namespace = clusterScoped.has(kind) ? "" : report.object.namespace || "default";
-  report.object = { ...report.object, namespace };
   const object = decoder.decode(root, apiVersion, options);
   const key = { kind: decoder.kind, namespace, name: report.object.name };
   if (report.failed) return refused(report, key.name === "" ? undefined : key);

@@ -1,5 +1,6 @@
-import { parseAllDocuments } from "yaml";
+import { parseAllDocuments, type Document } from "yaml";
 import { messageOf } from "../../domain/error.js";
+import { readPlainYaml } from "./plain-yaml.js";
 import { linesBefore } from "./location.js";
 
 /** A stretch of a file that holds one document, or several where only a whole parse can tell. */
@@ -59,9 +60,17 @@ function syntaxMessage(text: string, message: string): string {
 
 /** Parses a chunk. Documents without content (comments only) are left out: they say nothing. */
 export function parseChunk(text: string): ParsedDocument[] {
+  const plain = readPlainYaml(text);
+  if (plain) return [{ ok: true, value: plain.value, line: plain.line, index: 0 }];
   if (!/^[^#\s]/m.test(text.replace(/^---[ \t\r]*$/m, "")) && !/^[ \t]+[^#\s]/m.test(text)) return [];
-  const parsed = parseAllDocuments(text, { logLevel: "silent", prettyErrors: false, stringKeys: false });
-  if (!Array.isArray(parsed)) return [];
+  let parsed: readonly Document[];
+  try {
+    const answer = parseAllDocuments(text, { logLevel: "silent", prettyErrors: false, merge: true });
+    parsed = Array.isArray(answer) ? answer : [];
+  } catch (error) {
+    // The parser reports what is wrong; what it throws is a document nested beyond its stack.
+    return [{ ok: false, message: syntaxMessage(text, messageOf(error)), line: 0, index: 0 }];
+  }
   const documents: ParsedDocument[] = [];
   for (const [index, document] of parsed.entries()) {
     const [error] = document.errors;
@@ -75,7 +84,7 @@ export function parseChunk(text: string): ParsedDocument[] {
       continue;
     }
     if (document.contents === null) continue;
-    const line = linesBefore(text, document.contents.range[0]);
+    const line = linesBefore(text, document.contents.range?.[0] ?? 0);
     try {
       const value: unknown = document.toJS({ maxAliasCount: 100 });
       if (value !== null) documents.push({ ok: true, value, line, index });

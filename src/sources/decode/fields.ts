@@ -164,6 +164,12 @@ export class Fields {
     return map;
   }
 
+  /** Whether the field is a list without items: not the same as absent where an absent list means "any". */
+  isEmptyList(key: string): boolean {
+    const value = this.raw(key);
+    return Array.isArray(value) && value.length === 0;
+  }
+
   /** Names the given fields as legal without reading them. */
   accept(...keys: readonly string[]): void {
     for (const key of keys) this.#known.add(key);

@@ -75,6 +75,14 @@ function hintFor(text: string): string {
 export function readPrincipal(report: Report, path: string, text: string): StringMatch | undefined {
   const match = parseStringMatch(text);
   if (match && possible(match)) return match;
+  if (text === "") {
+    report.error(path, {
+      value: text,
+      message: "is empty",
+      hint: `expected ${form}, or "*" for any identity`,
+    });
+    return undefined;
+  }
   const message = match ? "can match no identity" : "may have one * at its beginning or its end";
   report.error(path, { value: text, message, hint: hintFor(text) });
   return undefined;

@@ -52,7 +52,9 @@ export function shown(value: unknown): string {
 function printable(value: unknown): string {
   if (typeof value === "bigint" || typeof value === "number") return String(value);
   try {
-    return JSON.stringify(value);
+    // Undefined for what JSON does not have, such as functions.
+    const text = JSON.stringify(value) as string | undefined;
+    return text ?? `a ${typeof value}`;
   } catch {
     return `a ${typeof value}`;
   }

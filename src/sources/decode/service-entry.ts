@@ -47,18 +47,20 @@ function readPort(port: Fields): ServiceEntryPort | undefined {
 }
 
 function readPorts(spec: Fields): ServiceEntryPort[] {
-  const ports = present(spec.children("ports").map(readPort));
-  ports.forEach((port, index) => {
-    const path = `${spec.at("ports")}[${index}]`;
-    const earlier = ports.slice(0, index);
-    if (earlier.some((other) => other.number === port.number && other.protocol === port.protocol)) {
-      spec.report.error(`${path}.number`, { value: port.number, message: "is listed twice" });
-    }
-    if (earlier.some((other) => other.name === port.name)) {
-      spec.report.error(`${path}.name`, { value: port.name, message: "is another port's name" });
-    }
-  });
-  return ports;
+  const ports = spec.children("ports").map((fields) => ({ fields, port: readPort(fields) }));
+  const names = new Set<string>();
+  const numbers = new Set<string>();
+  for (const { fields, port } of ports) {
+    if (!port) continue;
+    const number = `${port.protocol}/${port.number}`;
+    if (numbers.has(number))
+      fields.report.error(fields.at("number"), { value: port.number, message: "is listed twice" });
+    if (names.has(port.name))
+      fields.report.error(fields.at("name"), { value: port.name, message: "is another port's name" });
+    numbers.add(number);
+    names.add(port.name);
+  }
+  return present(ports.map(({ port }) => port));
 }
 
 /** DNS names, a leading `*.` allowed; an address is not a host. */
@@ -72,7 +74,7 @@ function readHosts(spec: Fields): string[] {
     spec.report.error(path, { value, message: "is not a host", hint });
     return undefined;
   });
-  if (spec.items("hosts").length === 0)
+  if (!spec.has("hosts") || spec.isEmptyList("hosts"))
     spec.report.error(spec.at("hosts"), { message: "is missing", hint: "list at least one host" });
   return present(hosts);
 }

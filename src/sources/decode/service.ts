@@ -40,26 +40,28 @@ function readPort(port: Fields): ServicePort | undefined {
 }
 
 function readPorts(spec: Fields): ServicePort[] {
-  const ports = present(spec.children("ports").map(readPort));
-  const names = new Set<string | undefined>();
+  const ports = spec.children("ports").map((fields) => ({ fields, port: readPort(fields) }));
+  const names = new Set<string>();
   const numbers = new Set<string>();
-  ports.forEach((port, index) => {
-    const path = `${spec.at("ports")}[${index}]`;
-    if (ports.length > 1 && port.name === undefined) {
-      spec.report.error(`${path}.name`, {
-        message: "is missing",
-        hint: "a service of several ports names each",
-      });
-    } else if (names.has(port.name)) {
-      spec.report.error(`${path}.name`, { value: port.name, message: "is another port's name" });
-    }
+  for (const { fields, port } of ports) {
+    if (!port) continue;
+    const { name } = port;
+    if (name === undefined) {
+      if (ports.length > 1) {
+        fields.report.error(fields.at("name"), {
+          message: "is missing",
+          hint: "a service of several ports names each",
+        });
+      }
+    } else if (names.has(name)) {
+      fields.report.error(fields.at("name"), { value: name, message: "is another port's name" });
+    } else names.add(name);
     const number = `${port.protocol}/${port.port}`;
     if (numbers.has(number))
-      spec.report.error(`${path}.port`, { value: port.port, message: "is listed twice" });
-    names.add(port.name);
+      fields.report.error(fields.at("port"), { value: port.port, message: "is listed twice" });
     numbers.add(number);
-  });
-  return ports;
+  }
+  return present(ports.map(({ port }) => port));
 }
 
 /** `clusterIPs`, else `clusterIP`; "None" means headless. */
@@ -115,11 +117,6 @@ function readAffinityTimeout(spec: Fields): number {
   return clientIp?.integer("timeoutSeconds", { min: 1, max: 86_400 }) ?? defaultAffinityTimeoutS;
 }
 
-function noneListed(spec: Fields, key: string): boolean {
-  const value = spec.raw(key);
-  return value === undefined || (Array.isArray(value) && value.length === 0);
-}
-
 export function decodeService(root: Fields, apiVersion: string): ServiceObject {
   const { meta } = readMeta(root, apiVersion, { namespaced: true, name: "label", unknown: "warn" });
   const spec = root.childOrEmpty("spec");
@@ -134,7 +131,7 @@ export function decodeService(root: Fields, apiVersion: string): ServiceObject {
       hint: "a service of type ExternalName names a host",
     });
   }
-  if (type !== "ExternalName" && !headless && noneListed(spec, "ports")) {
+  if (type !== "ExternalName" && !headless && (!spec.has("ports") || spec.isEmptyList("ports"))) {
     spec.report.error(spec.at("ports"), { message: "is missing", hint: "list at least one port" });
   }
   return {
