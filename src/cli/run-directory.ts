@@ -14,7 +14,15 @@ export const instanceShape = z.object({
   config: z.string(),
   stateDir: z.string(),
   runDir: z.string(),
-  children: z.array(z.object({ name: z.string(), pid: z.int(), startTicks: z.int(), bootId: z.string() })),
+  children: z.array(
+    z.object({
+      name: z.string(),
+      pid: z.int(),
+      startTicks: z.int(),
+      bootId: z.string(),
+      netns: z.string().optional(),
+    }),
+  ),
 });
 
 export type Instance = z.infer<typeof instanceShape>;
