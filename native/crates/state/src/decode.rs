@@ -96,7 +96,7 @@ fn decode_workload(wire: wire::Workload, pools: &mut Pools) -> Result<Workload, 
         .map(|(key, list)| {
             Ok(ServicePorts {
                 service: service_key(key, pools)?,
-                ports: ports("services", &list.ports, false, pools)?,
+                ports: ports("services", &list.ports, pools)?,
             })
         })
         .collect::<Result<Vec<_>, ResourceError>>()?;
@@ -198,7 +198,7 @@ fn decode_service(wire: wire::Service, pools: &mut Pools) -> Result<Service, Res
         hostname: pools.text(&wire.hostname),
         addresses: addresses.into(),
         ranges: ranges.into(),
-        ports: ports("ports", &wire.ports, true, pools)?,
+        ports: ports("ports", &wire.ports, pools)?,
         subject_alt_names: wire.subject_alt_names.iter().map(|name| pools.text(name)).collect(),
         waypoint: gateway("waypoint", wire.waypoint, pools)?,
         weighted_waypoints: wire
@@ -285,11 +285,10 @@ fn port(field: &'static str, number: u32) -> Result<Option<u16>, ResourceError> 
     }
 }
 
-/// `of_service`: a missing target port means that endpoints tell.
+/// Target port 0 means that the other side of the pair, service or workload, tells.
 fn ports(
     field: &'static str,
     list: &[wire::Port],
-    of_service: bool,
     pools: &mut Pools,
 ) -> Result<Arc<[PortMapping]>, ResourceError> {
     let mut result = Vec::with_capacity(list.len());
@@ -298,9 +297,6 @@ fn ports(
             return Err(bad(field, "a service port is 0"));
         };
         let target_port = port(field, entry.target_port)?;
-        if target_port.is_none() && !of_service {
-            return Err(bad(field, format!("service port {service_port} has no target port")));
-        }
         let app_protocol = match wire::AppProtocol::try_from(entry.app_protocol) {
             Ok(wire::AppProtocol::Http11) => AppProtocol::Http11,
             Ok(wire::AppProtocol::Http2) => AppProtocol::Http2,

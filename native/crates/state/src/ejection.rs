@@ -49,6 +49,10 @@ impl Ejections {
                     entries.retain(|_, entry| entry.until > now);
                 }
                 let entry = entries.entry((uid.clone(), port)).or_insert(Entry { failures: 0, until: now });
+                // Connections that fail together are one failure.
+                if entry.until > now {
+                    return;
+                }
                 if now.duration_since(entry.until) > FORGET_AFTER {
                     entry.failures = 0;
                 }

@@ -40,5 +40,8 @@ pub use workload::{
     Tunnel, Workload, WorkloadKind,
 };
 
+#[cfg(test)]
+mod tests;
+
 /// A text shared by all who hold the same.
 pub type Text = std::sync::Arc<str>;

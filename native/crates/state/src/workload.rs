@@ -69,7 +69,7 @@ pub enum AppProtocol {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 pub struct PortMapping {
     pub service_port: u16,
-    /// Of a service: `None` where it differs between endpoints. Of a workload: always present.
+    /// `None` where the other side tells: a service's endpoints, or a workload's service.
     pub target_port: Option<u16>,
     pub app_protocol: AppProtocol,
 }
