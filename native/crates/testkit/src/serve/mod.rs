@@ -1,0 +1,42 @@
+//! Servers that play the applications.
+
+mod http;
+pub(crate) mod tcp;
+
+use std::net::SocketAddr;
+
+use anyhow::Context;
+use clap::Subcommand;
+use tokio::net::TcpListener;
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Serve {
+    /// HTTP/1.1: answers who asked; /echo?size=N, /slow?ms=N, /status?code=N.
+    Http(http::Options),
+    /// TCP: echo, or sink, source, greeting, half-close.
+    Tcp(tcp::Options),
+}
+
+pub(crate) async fn run(command: Serve) -> anyhow::Result<()> {
+    tokio::select! {
+        ended = async { match command {
+            Serve::Http(options) => http::serve(options).await,
+            Serve::Tcp(options) => tcp::serve(options).await,
+        } } => ended,
+        () = crate::signal::terminated() => Ok(()),
+    }
+}
+
+/// Binds with a backlog fit for load, and tells the port.
+async fn bind(address: SocketAddr, name: &str) -> anyhow::Result<TcpListener> {
+    let socket = match address {
+        SocketAddr::V4(_) => tokio::net::TcpSocket::new_v4(),
+        SocketAddr::V6(_) => tokio::net::TcpSocket::new_v6(),
+    }?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(address).with_context(|| format!("bind {address}"))?;
+    let listener = socket.listen(4096)?;
+    let listening = listener.local_addr()?.to_string();
+    crate::output::line(&serde_json::json!({ "ready": true, "name": name, "listening": listening }));
+    Ok(listener)
+}
