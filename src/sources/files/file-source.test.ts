@@ -299,6 +299,36 @@ describe("what is wrong", () => {
   });
 });
 
+test("a ConfigMap's mount, whose files are swapped by one link, is followed", async () => {
+  const at = (path: string): string => join(watched.directory, path);
+  await watched.write("..one/a.yaml", account("one"));
+  await symlink("..one", at("..data"));
+  await symlink("..data/a.yaml", at("a.yaml"));
+  watched.start();
+  expect(said(await watched.next())).toEqual(["apply ServiceAccount shop/one"]);
+  await watched.write("..two/a.yaml", `${account("one")}---\n${account("two")}`);
+  await symlink("..two", at("..data_tmp"));
+  await rename(at("..data_tmp"), at("..data"));
+  expect(said(await watched.next())).toEqual(["apply ServiceAccount shop/two"]);
+});
+
+test("a file that is rewritten without end is believed at last", async () => {
+  await watched.write("a.yaml", account("one"));
+  watched.start();
+  await watched.next();
+  let writing = true;
+  const writer = (async () => {
+    for (let round = 0; writing; round++) {
+      await watched.write("a.yaml", account(`other-${round % 2}`));
+      await systemClock.sleep(10);
+    }
+  })();
+  const batch = await watched.next();
+  writing = false;
+  await writer;
+  expect(said(batch)).toContain("remove ServiceAccount shop/one");
+});
+
 test("ten thousand pods in four files", async () => {
   for (let file = 0; file < 4; file++) {
     const pods = Array.from({ length: 2_500 }, (_, index) => {

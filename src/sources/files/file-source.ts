@@ -23,6 +23,8 @@ export interface FileSourceOptions {
 
 /** How long a file's times may stand still while it is written (a tick is at most 10 ms). */
 const stampTickMs = 20;
+/** In how many times `doubtMs` a file that keeps changing is believed. */
+const longestDoubt = 10;
 const defaults = { settleMs: 20, doubtMs: 100, rescanMs: 5_000 };
 
 function sameStamp(a: FileStamp | undefined, b: FileStamp): boolean {
@@ -89,12 +91,19 @@ async function requireDirectory(directory: string): Promise<void> {
   );
 }
 
+/** A version (undefined: the file is gone) that is not believed yet, in monotonic milliseconds. */
+interface Doubt {
+  readonly stamp: FileStamp | undefined;
+  readonly sinceMs: number;
+  /** Since when the file has had no version that was believed. */
+  readonly firstMs: number;
+}
+
 /** Looks at the files, one look at a time, and tells what changed. */
 class Reader {
   readonly #state = new DirectoryState();
   readonly #stamps = new Map<string, FileStamp>();
-  /** Since when a file is in a version that is not believed yet (monotonic milliseconds). */
-  readonly #doubts = new Map<string, { readonly stamp: FileStamp | undefined; readonly sinceMs: number }>();
+  readonly #doubts = new Map<string, Doubt>();
   /** Whether the last look read a file that had only just been written. */
   #fresh = false;
   #lookAgain: Cancel | undefined;
@@ -185,26 +194,36 @@ class Reader {
     this.#doubts.delete(path);
   }
 
-  /** Whether this version is still too young to be believed; the time begins anew with each version. */
+  /**
+   * Whether this version is still too young to be believed. The time begins anew with each version, but
+   * a file that is rewritten without end is believed at last.
+   */
   #doubted(path: string, stamp: FileStamp | undefined): boolean {
     const nowMs = this.options.clock.monotonic();
     const doubt = this.#doubts.get(path);
     const same = doubt && (stamp ? sameStamp(doubt.stamp, stamp) : doubt.stamp === undefined);
-    if (same) return nowMs - doubt.sinceMs < this.options.doubtMs;
-    this.#doubts.set(path, { stamp, sinceMs: nowMs });
-    return true;
+    const sinceMs = same ? doubt.sinceMs : nowMs;
+    const firstMs = doubt?.firstMs ?? nowMs;
+    this.#doubts.set(path, { stamp, sinceMs, firstMs });
+    const { doubtMs } = this.options;
+    return nowMs - sinceMs < doubtMs && nowMs - firstMs < longestDoubt * doubtMs;
   }
 
   /** The next look that is due without any change: a doubt grows old, or a stamp can be relied on. */
   #scheduleLook(): void {
     this.#lookAgain?.();
     this.#lookAgain = undefined;
-    const { clock, doubtMs } = this.options;
+    const { clock, directory, doubtMs, logger } = this.options;
     const due = [...this.#doubts.values()].map(({ sinceMs }) => sinceMs + doubtMs);
     if (this.#fresh) due.push(clock.monotonic() + 2 * stampTickMs);
     if (due.length === 0) return;
     const delayMs = Math.max(1, Math.min(...due) - clock.monotonic());
-    this.#lookAgain = clock.schedule(delayMs, () => void this.refresh(), { signal: this.signal });
+    const onError = (error: unknown): void => {
+      logger.error("configuration change not handled", { directory, error: messageOf(error) });
+    };
+    this.#lookAgain = clock.schedule(delayMs, () => void this.refresh().catch(onError), {
+      signal: this.signal,
+    });
   }
 
   #tell(problems: readonly Problem[]): void {
