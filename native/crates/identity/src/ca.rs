@@ -194,20 +194,4 @@ impl CaClient for GrpcCa {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn uris() {
-        assert_eq!("unix:/a/b".parse::<CaUri>().unwrap(), CaUri::Unix("/a/b".into()));
-        assert_eq!("unix:///a/b".parse::<CaUri>().unwrap(), CaUri::Unix("/a/b".into()));
-        let https = |host: &str, port| CaUri::Https { host: host.to_owned(), port };
-        assert_eq!("https://ca.example:15012".parse::<CaUri>().unwrap(), https("ca.example", 15012));
-        assert_eq!("https://[::1]:15012".parse::<CaUri>().unwrap(), https("::1", 15012));
-        assert_eq!("https://[::1]:15012".parse::<CaUri>().unwrap().to_string(), "https://[::1]:15012");
-        for wrong in ["", "unix:", "http://ca:1", "https://ca", "https://ca:0", "https://:1", "https://a/b:1"]
-        {
-            assert!(wrong.parse::<CaUri>().is_err(), "{wrong:?}");
-        }
-    }
-}
+mod tests;

@@ -95,3 +95,6 @@ pub(crate) fn client_config(
     config.enable_early_data = false;
     Ok(config)
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,6 +6,8 @@
 mod format;
 mod keeper;
 mod memfd;
+#[cfg(test)]
+mod tests;
 
 pub use keeper::KeyKeeper;
 
