@@ -1,0 +1,127 @@
+//! Discovery's objects, as short as tests want them.
+use super::control::Object;
+use meltemi_types::discovery::ResourceType;
+use meltemi_types::security::{Action, Authorization, Clause, Match, Rule, Scope, StringMatch, string_match};
+use meltemi_types::workload::{self, Address, NetworkAddress, Port, PortList, Service, Workload, address};
+use prost::Message;
+use std::net::Ipv4Addr;
+
+#[derive(Debug, Clone)]
+pub struct PodSpec {
+    pub name: &'static str,
+    pub ip: Ipv4Addr,
+    pub account: &'static str,
+    pub node: &'static str,
+    /// In the mesh.
+    pub hbone: bool,
+    pub services: Vec<(&'static str, u16, u16)>,
+    pub policies: Vec<&'static str>,
+}
+
+impl PodSpec {
+    pub fn uid(&self) -> String {
+        format!("Kubernetes//Pod/default/{}", self.name)
+    }
+
+    pub fn object(&self) -> Object {
+        let services = self.services.iter().map(|(host, port, target)| {
+            let port = Port { service_port: (*port).into(), target_port: (*target).into(), app_protocol: 0 };
+            (format!("default/{host}"), PortList { ports: vec![port] })
+        });
+        let message = Workload {
+            uid: self.uid(),
+            name: self.name.into(),
+            namespace: "default".into(),
+            addresses: vec![self.ip.octets().to_vec().into()],
+            tunnel_protocol: if self.hbone {
+                workload::TunnelProtocol::Hbone
+            } else {
+                workload::TunnelProtocol::None
+            }
+            .into(),
+            trust_domain: "cluster.local".into(),
+            service_account: self.account.into(),
+            node: self.node.into(),
+            canonical_name: self.name.into(),
+            canonical_revision: "v1".into(),
+            workload_name: self.name.into(),
+            services: services.collect(),
+            authorization_policies: self.policies.iter().map(|p| format!("default/{p}")).collect(),
+            cluster_id: "Kubernetes".into(),
+            ..Workload::default()
+        };
+        Object {
+            kind: ResourceType::Address,
+            name: self.uid(),
+            aliases: vec![format!("/{}", self.ip)],
+            body: Address { r#type: Some(address::Type::Workload(message)) }.encode_to_vec(),
+            node: Some(self.node.into()),
+            endpoint_of: self.services.iter().map(|(host, ..)| format!("default/{host}")).collect(),
+        }
+    }
+}
+
+pub fn service(host: &str, vip: Ipv4Addr, port: u16, target: u16) -> Object {
+    let message = Service {
+        name: host.split('.').next().unwrap().into(),
+        namespace: "default".into(),
+        hostname: host.into(),
+        addresses: vec![NetworkAddress {
+            network: String::new(),
+            address: vip.octets().to_vec().into(),
+            length: None,
+        }],
+        ports: vec![Port { service_port: port.into(), target_port: target.into(), app_protocol: 0 }],
+        ..Service::default()
+    };
+    Object {
+        kind: ResourceType::Address,
+        name: format!("default/{host}"),
+        aliases: vec![format!("/{vip}")],
+        body: Address { r#type: Some(address::Type::Service(message)) }.encode_to_vec(),
+        node: None,
+        endpoint_of: Vec::new(),
+    }
+}
+
+fn policy(name: &str, action: Action, matched: Match) -> Object {
+    let message = Authorization {
+        name: name.into(),
+        namespace: "default".into(),
+        scope: Scope::WorkloadSelector.into(),
+        action: action.into(),
+        rules: vec![Rule { clauses: vec![Clause { matches: vec![matched] }] }],
+        ..Authorization::default()
+    };
+    Object {
+        kind: ResourceType::Authorization,
+        name: format!("default/{name}"),
+        aliases: Vec::new(),
+        body: message.encode_to_vec(),
+        node: None,
+        endpoint_of: Vec::new(),
+    }
+}
+
+fn exact(text: String) -> StringMatch {
+    StringMatch { match_type: Some(string_match::MatchType::Exact(text)) }
+}
+
+fn principal(account: &str) -> String {
+    format!("cluster.local/ns/default/sa/{account}")
+}
+
+pub fn deny_account(name: &str, account: &str) -> Object {
+    policy(name, Action::Deny, Match { principals: vec![exact(principal(account))], ..Match::default() })
+}
+
+pub fn allow_account(name: &str, account: &str) -> Object {
+    policy(name, Action::Allow, Match { principals: vec![exact(principal(account))], ..Match::default() })
+}
+
+/// STRICT as the control plane compiles it: no connection without an identity.
+pub fn strict() -> Object {
+    let anyone = StringMatch { match_type: Some(string_match::MatchType::Presence(())) };
+    let matched = Match { not_principals: vec![anyone], ..Match::default() };
+    policy("istio_converted_static_strict", Action::Deny, matched)
+}
