@@ -1,0 +1,195 @@
+/** The status of each object, made when asked for: from the model and what the compiler made of it. */
+import type { ServiceKey } from "../domain/ids.js";
+import { canonicalIp } from "../domain/ip.js";
+import type { MeshObject, PodObject, ServiceEntryObject, ServiceObject } from "../domain/objects.js";
+import type { ObjectRef, Problem } from "../domain/problem.js";
+import { nameOf } from "../model/mesh.js";
+import type { CompiledService, ObjectStatus, StatusCondition } from "./compiled.js";
+import type { Compiler } from "./compiler.js";
+import { authorizationConditions, peerAuthenticationConditions } from "./policy-status.js";
+import { isLive, rivalFor } from "./workload.js";
+
+function refOf(object: MeshObject): ObjectRef {
+  const { apiVersion, namespace, name } = object.meta;
+  return { apiVersion, kind: object.kind, namespace, name };
+}
+
+function accepted(message: string): StatusCondition {
+  return { type: "Accepted", status: true, reason: "Accepted", message };
+}
+
+function refused(reason: string, message: string): StatusCondition {
+  return { type: "Accepted", status: false, reason, message };
+}
+
+function programmed(status: boolean, reason: string, message: string): StatusCondition {
+  return { type: "Programmed", status, reason, message };
+}
+
+/** Hosts whose service is another object's. */
+function lostHosts(compiler: Compiler, object: ServiceObject | ServiceEntryObject): readonly string[] {
+  return compiler
+    .compiledFrom(object)
+    .filter((one): one is CompiledService => one.type === "service" && !compiler.isInForce(one))
+    .map(({ hostname }) => hostname);
+}
+
+function serviceConditions(
+  compiler: Compiler,
+  service: ServiceObject | ServiceEntryObject,
+): readonly StatusCondition[] {
+  if (service.kind === "Service" && service.type === "ExternalName") {
+    const message = `its name resolves to ${service.externalName ?? "another name"}, which the mesh does not carry`;
+    return [refused("ExternalName", message)];
+  }
+  const lost = lostHosts(compiler, service);
+  if (lost.length === 0) return [accepted("understood and taken")];
+  return [
+    accepted("understood and taken"),
+    programmed(false, "HostTaken", `another object has ${lost.join(", ")}`),
+  ];
+}
+
+function podConditions(compiler: Compiler, pod: PodObject): readonly StatusCondition[] {
+  if (!isLive(pod)) return [];
+  const rivals = rivalsOf(compiler, pod);
+  if (rivals.length === 0) return [accepted("known to the mesh")];
+  const message = rivals
+    .map(({ ip, rival }) => `${ip} is also the address of Pod ${nameOf(rival)}, which has it`)
+    .join("; ");
+  return [accepted("known to the mesh"), programmed(false, "AddressTaken", message)];
+}
+
+function rivalsOf(
+  compiler: Compiler,
+  pod: PodObject,
+): readonly { readonly ip: string; readonly rival: PodObject }[] {
+  if (!isLive(pod)) return [];
+  return pod.ips.flatMap((ip) => {
+    const rival = rivalFor(compiler.mesh, pod, ip);
+    return rival ? [{ ip, rival }] : [];
+  });
+}
+
+/** The conditions of one object; none for kinds that have none. */
+export function conditionsOf(compiler: Compiler, object: MeshObject): readonly StatusCondition[] {
+  switch (object.kind) {
+    case "AuthorizationPolicy":
+      return authorizationConditions(compiler, object);
+    case "PeerAuthentication":
+      return peerAuthenticationConditions(compiler, object);
+    case "Service":
+    case "ServiceEntry":
+      return serviceConditions(compiler, object);
+    case "Pod":
+      return podConditions(compiler, object);
+    case "WorkloadEntry":
+      if (canonicalIp(object.spec.address) !== undefined) return [accepted("known to the mesh")];
+      return [
+        refused(
+          "NameNotResolved",
+          `its address "${object.spec.address}" is a name, and names are not resolved yet`,
+        ),
+      ];
+    case "Namespace":
+    case "ServiceAccount":
+    case "Node":
+    case "EndpointSlice":
+    case "Gateway":
+      return [];
+  }
+}
+
+export function statusOf(compiler: Compiler, object: MeshObject): ObjectStatus {
+  return {
+    object: refOf(object),
+    generation: object.meta.generation,
+    conditions: conditionsOf(compiler, object),
+  };
+}
+
+/** What only the whole mesh shows to be wrong or unwise; what one object alone shows, its decoder has said. */
+export function meshProblems(compiler: Compiler): readonly Problem[] {
+  const { mesh } = compiler;
+  const problems: Problem[] = [];
+  const warn = (object: MeshObject, path: string, value: string, message: string, hint: string): void => {
+    problems.push({ severity: "warning", object: refOf(object), path, value, message, hint });
+  };
+  for (const pod of mesh.pods.all()) {
+    for (const { ip, rival } of rivalsOf(compiler, pod)) {
+      warn(
+        pod,
+        "status.podIP",
+        ip,
+        `is also the address of Pod ${nameOf(rival)}, which has it`,
+        "give each pod an address of its own",
+      );
+    }
+  }
+  for (const entry of mesh.serviceEntries.all()) {
+    for (const host of lostHosts(compiler, entry)) {
+      warn(
+        entry,
+        "spec.hosts",
+        host,
+        "is the name of another object's service, which is in force",
+        "remove one of them",
+      );
+    }
+  }
+  const populated = servicesWithEndpoints(compiler);
+  for (const service of mesh.services.all()) {
+    const [compiled] = compiler.compiledFrom(service);
+    if (service.selector && compiled?.type === "service" && !populated.has(compiled.key)) {
+      const labels = [...service.selector].map(([key, value]) => `${key}=${value}`).join(",");
+      warn(
+        service,
+        "spec.selector",
+        labels,
+        "selects no pod: connections to it find no endpoint",
+        "compare it with the pods' labels",
+      );
+    }
+    if (service.type !== "ExternalName") continue;
+    const unsupported = "the name resolves to something that the mesh does not carry";
+    problems.push({
+      severity: "unsupported",
+      object: refOf(service),
+      path: "spec.type",
+      value: service.type,
+      message: unsupported,
+    });
+  }
+  for (const policy of [...mesh.authorizationPolicies.all(), ...mesh.peerAuthentications.all()]) {
+    problems.push(...policyProblems(compiler, policy));
+  }
+  return problems;
+}
+
+function servicesWithEndpoints(compiler: Compiler): ReadonlySet<ServiceKey> {
+  const keys = new Set<ServiceKey>();
+  for (const one of compiler.all())
+    if (one.type === "workload") for (const key of one.services.keys()) keys.add(key);
+  return keys;
+}
+
+function policyProblems(compiler: Compiler, policy: MeshObject): Problem[] {
+  return conditionsOf(compiler, policy).flatMap(({ status, reason, message }): Problem[] => {
+    const problem = { object: refOf(policy), path: "", message };
+    switch (reason) {
+      case "AppliesToNothing":
+        return [
+          {
+            ...problem,
+            severity: "warning",
+            hint: "check its selector and namespace, and that the pods are in the mesh",
+          },
+        ];
+      case "HttpRulesNotEnforced":
+      case "Overruled":
+        return [{ ...problem, severity: "warning" }];
+      default:
+        return status || reason === "UnsupportedAction" ? [] : [{ ...problem, severity: "unsupported" }];
+    }
+  });
+}
