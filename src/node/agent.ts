@@ -2,6 +2,7 @@
  * The node agent: which pods of this node are in the mesh, and all that follows. Wires the rooms' parts
  * together; every decision is in them.
  */
+import { setMaxListeners } from "node:events";
 import { fstatSync } from "node:fs";
 import { messageOf } from "../domain/error.js";
 import { every, type Clock } from "../platform/clock.js";
@@ -58,6 +59,8 @@ export async function runAgent(
 
   /** Aborted last, when the pods have left. */
   const servers = new AbortController();
+  // Every listener, connection and stream ends with these.
+  setMaxListeners(0, servers.signal, signal);
   const monitor = new AgentMonitor(options, platform);
   const { metrics } = monitor;
   const listen = (path: string, socket: SocketName): UnixListenOptions => ({
@@ -108,7 +111,7 @@ export async function runAgent(
   const keys = new KeyServer({
     safe,
     closeFd,
-    admits: (peer) => isDataPlane(peer) && (supervisor === undefined || supervisor.status.pid === peer.pid),
+    admits: (peer) => isDataPlane(peer) && (supervisor?.owns(peer.pid) ?? true),
     clock,
     log,
   });
@@ -138,7 +141,7 @@ export async function runAgent(
     onError: (error) => log.warn("data plane's log not bounded", { error: messageOf(error) }),
   });
 
-  log.info("node agent started", { node: options.node, version: platform.version });
+  log.info("node agent started", { version: platform.version });
   await source.run((batch) => {
     monitor.configured();
     for (const problem of batch.problems) log.debug("configuration problem", { ...problem });
@@ -150,7 +153,7 @@ export async function runAgent(
   servers.abort();
   safe.clear();
   await Promise.all([...running, serveZds, bounding]);
-  log.info("node agent stopped", { node: options.node });
+  log.info("node agent stopped");
 }
 
 async function leave(

@@ -43,6 +43,7 @@ export async function assembleEnrolment(
   const captured = new CapturedRecord({
     read: async () => (await files.readIfPresent(options.recordPath))?.toString("utf8"),
     write: (text) => files.writeAtomic(options.recordPath, text),
+    remove: () => files.remove(options.recordPath),
   });
   await captured.load();
   const claims = new Claims();

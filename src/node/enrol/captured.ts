@@ -1,4 +1,4 @@
-import { z } from "zod/mini";
+import { MeltemiError } from "../../domain/error.js";
 
 /**
  * Which namespaces carry our capture, on disk: an agent that was killed leaves them captured, and the
@@ -13,10 +13,24 @@ export interface CapturedNamespace {
   readonly inode: number;
 }
 
-const fileShape = z.object({
-  version: z.literal(1),
-  captured: z.array(z.object({ key: z.string(), netns: z.string(), inode: z.number() })),
-});
+function isCaptured(value: unknown): value is CapturedNamespace {
+  const { key, netns, inode } = (value ?? {}) as Partial<Record<keyof CapturedNamespace, unknown>>;
+  return typeof key === "string" && typeof netns === "string" && typeof inode === "number";
+}
+
+function parse(text: string): readonly CapturedNamespace[] {
+  let value: { version?: unknown; captured?: unknown } | null;
+  try {
+    value = JSON.parse(text) as typeof value;
+  } catch {
+    value = null;
+  }
+  if (value?.version === 1 && Array.isArray(value.captured) && value.captured.every(isCaptured))
+    return value.captured;
+  throw new MeltemiError("bad_input", "the record of captured namespaces cannot be read", {
+    hint: "it lies in the run directory as captured.json; remove capture with `nft delete table inet meltemi` in the pods it names, then the file",
+  });
+}
 
 /** Files as this record needs them. */
 export interface RecordFile {
@@ -24,6 +38,7 @@ export interface RecordFile {
   read(): Promise<string | undefined>;
   /** Replaces the content atomically, readable by the owner only. */
   write(text: string): Promise<void>;
+  remove(): Promise<void>;
 }
 
 export class CapturedRecord {
@@ -36,7 +51,7 @@ export class CapturedRecord {
   async load(): Promise<void> {
     const text = await this.file.read();
     if (text === undefined) return;
-    for (const entry of fileShape.parse(JSON.parse(text)).captured) this.#entries.set(entry.key, entry);
+    for (const entry of parse(text)) this.#entries.set(entry.key, entry);
   }
 
   get(key: string): CapturedNamespace | undefined {
@@ -58,10 +73,15 @@ export class CapturedRecord {
     if (this.#entries.delete(key)) await this.#save();
   }
 
+  /** Without entries there is no file: nothing is left behind. */
   #save(): Promise<void> {
     this.#writing = this.#writing
       .catch(() => undefined)
-      .then(() => this.file.write(`${JSON.stringify({ version: 1, captured: this.all })}\n`));
+      .then(() =>
+        this.#entries.size === 0
+          ? this.file.remove()
+          : this.file.write(`${JSON.stringify({ version: 1, captured: this.all })}\n`),
+      );
     return this.#writing;
   }
 }

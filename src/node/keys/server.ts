@@ -10,7 +10,7 @@ export interface KeyServerDependencies {
   readonly safe: KeySafe;
   readonly closeFd: (fd: number) => void;
   /** Whether the peer is a data plane of ours; a refusal is counted by the callee. */
-  readonly admits: (peer: { readonly uid: number; readonly pid: number }) => boolean;
+  readonly admits: (peer: { readonly uid: number; readonly pid: number }) => boolean | Promise<boolean>;
   readonly clock: Clock;
   readonly log: Logger;
 }
@@ -23,7 +23,7 @@ export class KeyServer {
 
   /** Accepts until the signal aborts, then closes all connections; what is kept stays kept. */
   async run(acceptor: PacketAcceptor, signal: AbortSignal): Promise<void> {
-    const { admits, clock, log } = this.dependencies;
+    const { clock, log } = this.dependencies;
     const end = (): void => {
       acceptor.close();
       for (const connection of this.#connections) connection.close();
@@ -33,8 +33,7 @@ export class KeyServer {
       try {
         const connection = await acceptor.accept();
         if (connection === null) break;
-        if (admits(connection.peer)) void this.#serve(connection);
-        else connection.close();
+        void this.#serve(connection);
       } catch (error) {
         log.error("keys accept failed", { error: messageOf(error) });
         await clock.sleep(1000);
@@ -44,9 +43,10 @@ export class KeyServer {
   }
 
   async #serve(connection: PacketPeer): Promise<void> {
-    const { log } = this.dependencies;
+    const { admits, log } = this.dependencies;
     this.#connections.add(connection);
     try {
+      if (!(await admits(connection.peer))) return;
       while (await this.#answer(connection));
     } catch (error) {
       log.warn("keys connection closed", { pid: connection.peer.pid, error: messageOf(error) });

@@ -53,6 +53,8 @@ const steadyMs = 30_000;
  */
 export class DataPlaneSupervisor {
   #process: OwnedProcess | undefined;
+  /** Settles when a start that is under way has succeeded or failed. */
+  #starting: Promise<unknown> | undefined;
   #ready = false;
   #restarts = 0;
   #sinceMs: number | undefined;
@@ -73,14 +75,22 @@ export class DataPlaneSupervisor {
     };
   }
 
+  /**
+   * Whether the process is the data plane. A data plane may speak before its start is known here: the answer
+   * waits for a start that is under way.
+   */
+  async owns(pid: number): Promise<boolean> {
+    while (this.#process === undefined && this.#starting !== undefined) await this.#starting;
+    return this.#process?.identity.pid === pid;
+  }
+
   /** Supervises until the signal aborts, and leaves the data plane running then: `stop` or `release` decides. */
   async run(signal: AbortSignal): Promise<void> {
     const { clock, random, log, onRestart } = this.dependencies;
     let attempt = 0;
     while (!signal.aborted) {
       try {
-        const process = await this.#obtain();
-        this.#process = process;
+        const process = await this.#start();
         this.#sinceMs = clock.now();
         const exit = await this.#watch(process, signal);
         if (exit === undefined) return;
@@ -119,6 +129,16 @@ export class DataPlaneSupervisor {
   release(): void {
     this.#process?.release();
     this.#process = undefined;
+  }
+
+  async #start(): Promise<OwnedProcess> {
+    const obtaining = this.#obtain().then((process) => (this.#process = process));
+    this.#starting = obtaining.catch(() => undefined);
+    try {
+      return await obtaining;
+    } finally {
+      this.#starting = undefined;
+    }
   }
 
   async #obtain(): Promise<OwnedProcess> {
