@@ -1,6 +1,8 @@
 /** Files that only their owner may read: directories 0700, files 0600, replaced atomically. */
 import {
   chmodSync,
+  linkSync,
+  writeFileSync,
   closeSync,
   fsyncSync,
   lstatSync,
@@ -98,6 +100,20 @@ export function writePrivateFile(path: string, text: string, mode = 0o600): void
   } catch (error) {
     rmSync(temporary, { force: true });
     throw systemError(path, "written", error);
+  }
+}
+
+/** Makes a file with these contents where there is none; of several that try, one succeeds and all see its contents. */
+export function createPrivateFile(path: string, text: string): void {
+  const temporary = join(dirname(path), `.${randomBytes(6).toString("hex")}.tmp`);
+  try {
+    writeFileSync(temporary, text, { flag: "wx", mode: 0o600 });
+    linkSync(temporary, path);
+  } catch (error) {
+    if (!(error instanceof Error && "code" in error && error.code === "EEXIST"))
+      throw systemError(path, "written", error);
+  } finally {
+    rmSync(temporary, { force: true });
   }
 }
 

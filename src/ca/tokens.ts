@@ -4,7 +4,7 @@ import { readdirSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { MeltemiError } from "../domain/error.js";
 import type { CallerCredentials, NodeAuthenticator } from "./ports.js";
-import { makePrivateDirectory, readPrivateFile, requirePrivate, writePrivateFile } from "./private-files.js";
+import { makePrivateDirectory, readPrivateFile, requirePrivate, createPrivateFile } from "./private-files.js";
 
 const nodePattern = /^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$/;
 const digest = (token: string): Buffer => createHash("sha256").update(token).digest();
@@ -28,11 +28,15 @@ export class NodeTokens implements NodeAuthenticator {
       });
     }
     const path = join(this.#directory, node);
+    if (this.#digests.has(node)) return path;
     requirePrivate(path);
-    let token = readPrivateFile(path)?.trim();
-    if (token === undefined || token.length < 32) {
-      token = randomBytes(32).toString("base64url");
-      writePrivateFile(path, `${token}\n`);
+    // The standalone and its control plane both may be first: the one that is makes it, the other reads it.
+    createPrivateFile(path, `${randomBytes(32).toString("base64url")}\n`);
+    const token = readPrivateFile(path)?.trim() ?? "";
+    if (token.length < 32) {
+      throw new MeltemiError("bad_input", `${path} holds no token`, {
+        hint: "remove the file: a new token is made",
+      });
     }
     this.#digests.set(node, digest(token));
     return path;

@@ -7,6 +7,10 @@ import { certificateShape, connectionShape } from "./shapes.js";
 import { age, byteCount, orDash } from "./table.js";
 import type { View } from "./view.js";
 
+/** Hexadecimal digits without colons, as the CA writes them. */
+const plainSerial = (serial: string | undefined): string | null =>
+  serial?.replaceAll(":", "").toLowerCase() ?? null;
+
 function onNode(target: Target, filter: Pick<MeshFilter, "node">): Target {
   return filter.node === undefined
     ? target
@@ -25,11 +29,11 @@ export async function certificatesView(target: Target, filter: Pick<MeshFilter, 
       identity: one.identity,
       state: one.state,
       error: one.error ?? null,
-      serial: one.chain[0]?.serial ?? null,
+      serial: plainSerial(one.chain[0]?.serial),
       not_before: one.chain[0]?.not_before ?? null,
       not_after: one.chain[0]?.not_after ?? null,
-      root: one.roots[0]?.serial ?? null,
-      roots: one.roots.map(({ serial }) => serial),
+      root: plainSerial(one.roots[0]?.serial),
+      roots: one.roots.map(({ serial }) => plainSerial(serial)),
       renew_at: one.renew_at ?? null,
     })),
   );

@@ -1,5 +1,6 @@
 /** The node agents of one standalone, kept equal to the nodes that the pods name. */
 import { join } from "node:path";
+import { NodeTokens } from "../../ca/tokens.js";
 import { messageOf } from "../../domain/error.js";
 import type { Files } from "../../platform/files.js";
 import type { Logger } from "../../platform/logger.js";
@@ -14,6 +15,7 @@ const stopTimeoutMs = 25_000;
 export class NodeAgents {
   readonly #options: StandaloneOptions;
   readonly #parts: ChildParts & { readonly files: Files; readonly log: Logger };
+  readonly #tokens: NodeTokens;
   readonly #agents = new Map<string, Child>();
   #wanted: readonly DesiredNode[] = [];
   #reconciling: Promise<void> = Promise.resolve();
@@ -22,6 +24,7 @@ export class NodeAgents {
   constructor(options: StandaloneOptions, parts: ChildParts & { readonly files: Files }) {
     this.#options = options;
     this.#parts = parts;
+    this.#tokens = new NodeTokens(join(options.stateDir, "tokens"));
   }
 
   get names(): readonly string[] {
@@ -64,6 +67,8 @@ export class NodeAgents {
   async #start(node: DesiredNode): Promise<Child> {
     const { runDir, stateDir, path, self } = this.#options;
     await this.#parts.files.makeDirectory(nodeRunDir(runDir, node.name), 0o700);
+    // Made before the agent and, at the start, before the control plane looks: nobody has to wait for the other.
+    this.#tokens.ensure(node.name);
     const log = join(stateDir, "logs", `node-${node.name}.log`);
     const command = node.netns === undefined ? [...self] : ["nsenter", `--net=${node.netns}`, "--", ...self];
     const [program = "", ...args] = [...command, "node", ...this.#arguments(node)];
