@@ -126,13 +126,16 @@ export function peerAuthenticationConditions(
       (pod) => selectingPolicy(mesh, config, namespace, pod.meta.labels) === policy,
     );
     const others = selected.length - ruled.length;
-    const note = others > 0 ? `; an older one is in force on ${pods(others)} more that it selects` : "";
+    const note =
+      others > 0
+        ? `; an older one, or the first by name, is in force on ${pods(others)} more that it selects`
+        : "";
     const reason = ruled.length === 0 ? "AppliesToNothing" : "Programmed";
     return [accepted, condition("Programmed", true, reason, `applies to ${pods(ruled.length)}${note}`)];
   }
   const older = ruler(mesh, config, policy);
   if (older) {
-    const message = `PeerAuthentication ${older.meta.namespace}/${older.meta.name} is older and is in force in its place`;
+    const message = `PeerAuthentication ${older.meta.namespace}/${older.meta.name} is older, or first by name, and is in force in its place`;
     return [accepted, condition("Programmed", false, "Overruled", message)];
   }
   const number = count(reached(compiler, policy, root));

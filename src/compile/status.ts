@@ -163,7 +163,11 @@ export function meshProblems(compiler: Compiler): readonly Problem[] {
   for (const policy of [...mesh.authorizationPolicies.all(), ...mesh.peerAuthentications.all()]) {
     problems.push(...policyProblems(compiler, policy));
   }
-  return problems;
+  return problems.sort((a, b) => (orderOf(a) < orderOf(b) ? -1 : 1));
+}
+
+function orderOf({ object, path, value }: Problem): string {
+  return [object?.kind, object?.namespace, object?.name, path, value].join("\n");
 }
 
 function servicesWithEndpoints(compiler: Compiler): ReadonlySet<ServiceKey> {

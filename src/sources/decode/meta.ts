@@ -6,7 +6,6 @@ import { childPath, type Fields } from "./fields.js";
 const unread = [
   "selfLink",
   "resourceVersion",
-  "creationTimestamp",
   "deletionGracePeriodSeconds",
   "finalizers",
   "managedFields",
@@ -96,6 +95,7 @@ export function readMeta(root: Fields, apiVersion: string, rules: MetaRules): De
       });
     }
   }
+  const createdAt = fields.string("creationTimestamp");
   const meta: Meta = {
     apiVersion,
     namespace: rules.namespaced ? namespace || "default" : "",
@@ -104,6 +104,7 @@ export function readMeta(root: Fields, apiVersion: string, rules: MetaRules): De
     generation: fields.integer("generation", { min: 0, max: Number.MAX_SAFE_INTEGER }) ?? 1,
     labels: readLabels(fields, "labels"),
     annotations: fields.stringMap("annotations"),
+    ...(createdAt !== undefined && !Number.isNaN(Date.parse(createdAt)) && { createdAt }),
   };
   const terminating = fields.has("deletionTimestamp");
   const owner = readOwner(fields);
