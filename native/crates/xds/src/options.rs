@@ -80,6 +80,8 @@ pub struct ClientOptions {
     /// A server that does not answer pings for two of these is gone.
     pub keepalive: Duration,
     pub backoff: Backoff,
+    /// After a large first answer, silence for so long means that no further part of it follows.
+    pub quiet: Duration,
 }
 
 impl ClientOptions {
@@ -96,6 +98,7 @@ impl ClientOptions {
             connect_timeout: Duration::from_secs(10),
             keepalive: Duration::from_secs(20),
             backoff: Backoff::default(),
+            quiet: Duration::from_millis(250),
         }
     }
 }

@@ -5,7 +5,6 @@
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use meltemi_types::ads::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
@@ -31,8 +30,6 @@ const INVALID_ARGUMENT: i32 = 3;
 const MAX_NACK_DETAILS: usize = 20;
 /// A response of at least this size may be one part of several.
 const PART_BYTES: usize = 512 * 1024;
-/// After such a part, silence for this long means that it was the last.
-const QUIET: Duration = Duration::from_millis(250);
 
 /// Why a stream ended.
 #[derive(Debug, thiserror::Error)]
@@ -237,7 +234,7 @@ impl<'a> Session<'a> {
         }
         if bytes >= PART_BYTES {
             self.partial.insert(resource_type);
-            self.quiet_at = Some(Instant::now() + QUIET);
+            self.quiet_at = Some(Instant::now() + self.options.quiet);
             return;
         }
         self.partial.remove(&resource_type);
