@@ -4,6 +4,7 @@ import { fileURLToPath } from "node:url";
 import { MeltemiError } from "../src/domain/error.js";
 import { execa } from "execa";
 import { eventually, startIn } from "./lab/command.js";
+import { LongRunning } from "./lab/long-running.js";
 import { hostIp, type LabPod, Topology } from "./lab/topology.js";
 import * as manifests from "./manifests.js";
 
@@ -34,7 +35,6 @@ export interface CaptureSummary {
   readonly drops: number;
   readonly tls_records: number;
   readonly marker_found: boolean;
-  readonly plaintext_bytes: number;
 }
 
 /** A running mesh with the demo's application on it, and what a row may do to it. */
@@ -43,7 +43,7 @@ export class World {
   readonly config = "/run/meltemi/demo/config";
   readonly state = "/run/meltemi/demo/state";
   readonly run = "/run/meltemi/demo/run";
-  readonly #children: Child[] = [];
+  readonly #clients: LongRunning[] = [];
   #standalone: Child | undefined;
 
   /** Makes nodes, pods, servers and manifests, and starts the mesh. */
@@ -52,8 +52,8 @@ export class World {
     await this.topology.up(["n1", "n2"]);
     for (const plan of manifests.pods) await this.topology.addPod(plan.name, plan.node, plan.host);
     for (const name of ["catalog-1", "catalog-2"])
-      this.#serve(name, ["http", "--listen", `0.0.0.0:${manifests.catalogPort}`, "--name", name]);
-    this.#serve("ledger", ["tcp", "--listen", `0.0.0.0:${manifests.ledgerPort}`]);
+      await this.#serve(name, ["http", "--listen", `0.0.0.0:${manifests.catalogPort}`, "--name", name]);
+    await this.#serve("ledger", ["tcp", "--listen", `0.0.0.0:${manifests.ledgerPort}`]);
 
     progress("manifests");
     await mkdir(this.config, { recursive: true });
@@ -91,8 +91,14 @@ export class World {
     await Promise.resolve();
   }
 
-  #serve(pod: string, args: readonly string[]): void {
-    this.#children.push(startIn(this.topology.pod(pod).netns, testkit, ["serve", ...args]));
+  async #serve(pod: string, args: readonly string[]): Promise<void> {
+    await this.#start(this.topology.pod(pod).netns, ["serve", ...args]).ready;
+  }
+
+  #start(netns: string | undefined, args: readonly string[]): LongRunning {
+    const started = new LongRunning(netns, testkit, args);
+    this.#clients.push(started);
+    return started;
   }
 
   /** Replaces one manifest file as an editor does: written beside, renamed over. */
@@ -131,22 +137,15 @@ export class World {
 
   /** Starts a client that goes on until `stop`, which gives its summary. */
   continuous<T>(pod: string, args: readonly string[]): { stop: () => Promise<T> } {
-    const child = startIn(this.topology.pod(pod).netns, testkit, ["client", ...args, "--until-signal"]);
-    this.#children.push(child);
-    return { stop: () => ended<T>(child) };
+    const client = this.#start(this.topology.pod(pod).netns, ["client", ...args]);
+    return { stop: () => client.stop() as Promise<T> };
   }
 
   /** Captures on an interface of the sandbox until `stop`. */
   async capture(netInterface: string, marker: string): Promise<{ stop: () => Promise<CaptureSummary> }> {
-    const child = startIn(undefined, testkit, ["capture", "--interface", netInterface, "--marker", marker]);
-    this.#children.push(child);
-    await new Promise<void>((resolve, reject) => {
-      child.stderr.once("data", () => resolve());
-      child.once("exit", (code) =>
-        reject(new MeltemiError("system", `the capture on ${netInterface} ended with ${code}`)),
-      );
-    });
-    return { stop: () => ended<CaptureSummary>(child) };
+    const capture = this.#start(undefined, ["capture", "--interface", netInterface, "--marker", marker]);
+    await capture.ready;
+    return { stop: () => capture.stop() as Promise<CaptureSummary> };
   }
 
   /** Waits until the agents say of every pod what its manifest asks for. */
@@ -189,11 +188,8 @@ export class World {
     };
     const found = new Map(instance.children.map(({ name, pid }) => [name, pid] as const));
     for (const node of this.topology.nodes) {
-      const pid = Number(
-        await readFile(join(this.run, "nodes", node.name, "proxy.pid"), "utf8")
-          .then((text) => text.split(/\s/)[0])
-          .catch(() => 0),
-      );
+      const file = await readFile(join(this.run, "nodes", node.name, "proxy.json"), "utf8").catch(() => "{}");
+      const { pid = 0 } = JSON.parse(file) as { pid?: number };
       if (pid > 0) found.set(`proxy-${node.name}`, pid);
     }
     return found;
@@ -222,9 +218,7 @@ export class World {
 
   /** All access records of a node so far, or from a line on. */
   async records(node: string): Promise<AccessRecord[]> {
-    const text = await readFile(join(this.state, "nodes", node, "logs", "access.log"), "utf8").catch(
-      () => "",
-    );
+    const text = await readFile(join(this.state, "nodes", node, "logs", "proxy.log"), "utf8").catch(() => "");
     return text
       .split("\n")
       .filter((line) => line.startsWith("{"))
@@ -238,16 +232,6 @@ export class World {
       this.#standalone.kill("SIGTERM");
       await new Promise((resolve) => this.#standalone?.once("exit", resolve));
     }
-    for (const child of this.#children) child.kill("SIGKILL");
+    for (const client of this.#clients) client.kill();
   }
-}
-
-async function ended<T>(child: Child): Promise<T> {
-  const output: Buffer[] = [];
-  child.stdout.on("data", (chunk: Buffer) => output.push(chunk));
-  const closed = new Promise((resolve) => child.once("close", resolve));
-  child.kill("SIGTERM");
-  await closed;
-  const last = Buffer.concat(output).toString().trim().split("\n").at(-1) ?? "";
-  return JSON.parse(last) as T;
 }

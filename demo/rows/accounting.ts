@@ -1,3 +1,4 @@
+import { flags } from "../lab/flags.js";
 import { eventually } from "../lab/command.js";
 import { ledgerPort, ledgerVip } from "../manifests.js";
 import type { World } from "../world.js";
@@ -43,11 +44,7 @@ export const accounting: Row = {
     for (let i = 0; i < connections; i += 1) {
       await world.client("courier", [
         "tcp",
-        "--connect",
-        `${ledgerVip}:${ledgerPort}`,
-        "--send-bytes",
-        `${bytes}`,
-        "--half-close",
+        ...flags({ connect: `${ledgerVip}:${ledgerPort}`, sendBytes: bytes, halfClose: true }),
       ]);
     }
     const records = await eventually("the records", async () => {

@@ -1,3 +1,4 @@
+import { flags } from "../lab/flags.js";
 import { catalogPort, catalogVip } from "../manifests.js";
 import type { HttpSummary } from "../world.js";
 import type { Row } from "./row.js";
@@ -9,15 +10,8 @@ export const balance: Row = {
   expected: `${requests} of ${requests} answered, by catalog-1 on n1 and catalog-2 on n2, at least a fifth each`,
   attempt: async (world) => {
     const summary = await world.client<HttpSummary>("frontend", [
-      ...[
-        "http",
-        "--url",
-        `http://${catalogVip}:${catalogPort}/`,
-        "--requests",
-        `${requests}`,
-        "--keepalive",
-        "false",
-      ],
+      "http",
+      ...flags({ url: `http://${catalogVip}:${catalogPort}/`, requests, keepalive: "false" }),
     ]);
     const [first = 0, second = 0] = ["catalog-1", "catalog-2"].map((server) => summary.servers[server] ?? 0);
     return {

@@ -1,3 +1,4 @@
+import { flags } from "../lab/flags.js";
 import { eventually, runIn } from "../lab/command.js";
 import { catalogPort, ledgerPort } from "../manifests.js";
 import type { HttpSummary, World } from "../world.js";
@@ -6,7 +7,7 @@ import type { Row } from "./row.js";
 
 interface HoldSummary {
   readonly echoed: number;
-  readonly ended: string | null;
+  readonly ended: string;
 }
 
 const catalogUrl = (world: World): string => `http://${world.topology.pod("catalog-2").ip}:${catalogPort}/`;
@@ -19,19 +20,11 @@ export const deciders: Row = {
     const target = `${world.topology.pod("ledger").ip}:${ledgerPort}`;
     const held = world.continuous<HoldSummary>("frontend", [
       "hold",
-      "--connect",
-      target,
-      "--interval-ms",
-      "20",
+      ...flags({ connect: target, intervalMs: 20 }),
     ]);
     const load = world.continuous<HttpSummary>("frontend", [
       "http",
-      "--url",
-      catalogUrl(world),
-      "--interval-ms",
-      "5",
-      "--keepalive",
-      "false",
+      ...flags({ url: catalogUrl(world), intervalMs: 5, keepalive: "false", untilSignal: true }),
     ]);
     const killed = await world.kill("control-plane", "node-n1", "node-n2");
     // They come back by themselves; until then, and after, nothing is lost.
@@ -42,8 +35,9 @@ export const deciders: Row = {
     await world.allEnrolled();
     const [summary, hold] = [await load.stop(), await held.stop()];
     return {
-      seen: `${summary.ok} of ${summary.requests} requests answered${errorsOf(summary)}; the held connection ${hold.ended === null ? "stayed" : `ended: ${hold.ended}`} (${hold.echoed} echoes)`,
-      ok: summary.requests > 0 && summary.ok === summary.requests && hold.ended === null && hold.echoed > 0,
+      seen: `${summary.ok} of ${summary.requests} requests answered${errorsOf(summary)}; the held connection ${hold.ended === "signal" ? "stayed" : `ended: ${hold.ended}`} (${hold.echoed} echoes)`,
+      ok:
+        summary.requests > 0 && summary.ok === summary.requests && hold.ended === "signal" && hold.echoed > 0,
     };
   },
 };
@@ -61,14 +55,7 @@ export const dataPlane: Row = {
     const url = `${catalogUrl(world)}${marker}`;
     const load = world.continuous<HttpSummary>("frontend", [
       "http",
-      "--url",
-      url,
-      "--interval-ms",
-      "5",
-      "--keepalive",
-      "false",
-      "--timeout-ms",
-      "500",
+      ...flags({ url, intervalMs: 5, keepalive: "false", timeoutMs: 500, untilSignal: true }),
     ]);
     await eventually("the first answers", async () =>
       (await world.records("n1")).length > 0 ? true : undefined,
@@ -86,12 +73,7 @@ export const dataPlane: Row = {
     await eventually("an answer", async () => {
       const again = await world.client<HttpSummary>("frontend", [
         "http",
-        "--url",
-        catalogUrl(world),
-        "--requests",
-        "1",
-        "--timeout-ms",
-        "500",
+        ...flags({ url: catalogUrl(world), requests: 1, timeoutMs: 500 }),
       ]);
       return again.ok === 1 ? true : undefined;
     });

@@ -1,3 +1,4 @@
+import { flags } from "../lab/flags.js";
 import { eventually } from "../lab/command.js";
 import { ledgerPort, ledgerVip } from "../manifests.js";
 import type { Row } from "./row.js";
@@ -16,11 +17,7 @@ export const identity: Row = {
     const marks = { n1: (await world.records("n1")).length, n2: (await world.records("n2")).length };
     await world.client("courier", [
       "tcp",
-      "--connect",
-      `${ledgerVip}:${ledgerPort}`,
-      "--send-text",
-      "parcel",
-      "--half-close",
+      ...flags({ connect: `${ledgerVip}:${ledgerPort}`, sendBytes: 100, halfClose: true }),
     ]);
     const found = async (node: "n1" | "n2", direction: string): Promise<string> => {
       const record = await eventually(`the ${direction} record on ${node}`, async () =>

@@ -1,3 +1,4 @@
+import { flags } from "../lab/flags.js";
 import { eventually } from "../lab/command.js";
 import { ledgerPort, mtls } from "../manifests.js";
 import type { World } from "../world.js";
@@ -8,11 +9,7 @@ async function outsiderGetsIn(world: World): Promise<boolean> {
   const target = `${world.topology.pod("ledger").ip}:${ledgerPort}`;
   const answer = await world.client<{ ok: boolean }>("outsider", [
     "tcp",
-    "--connect",
-    target,
-    "--send-text",
-    "hello",
-    "--half-close",
+    ...flags({ connect: target, sendBytes: 100, halfClose: true }),
   ]);
   return answer.ok;
 }

@@ -1,3 +1,4 @@
+import { flags } from "../lab/flags.js";
 import { eventually } from "../lab/command.js";
 import { catalogPolicy, catalogPort } from "../manifests.js";
 import type { HttpSummary, World } from "../world.js";
@@ -7,15 +8,7 @@ const allowed = ["frontend", "courier"];
 
 async function call(world: World, pod: string, requests = 3): Promise<HttpSummary> {
   const target = `http://${world.topology.pod("catalog-2").ip}:${catalogPort}/`;
-  return world.client<HttpSummary>(pod, [
-    "http",
-    "--url",
-    target,
-    "--requests",
-    `${requests}`,
-    "--keepalive",
-    "false",
-  ]);
+  return world.client<HttpSummary>(pod, ["http", ...flags({ url: target, requests, keepalive: "false" })]);
 }
 
 export const refusal: Row = {

@@ -1,3 +1,4 @@
+import { flags } from "../lab/flags.js";
 import { eventually } from "../lab/command.js";
 import { catalogPort, catalogVip } from "../manifests.js";
 import type { HttpSummary, World } from "../world.js";
@@ -34,15 +35,13 @@ export const rotation: Row = {
   attempt: async (world, broken) => {
     const before = { ca: await status(world), leaves: await leaves(world) };
     const load = world.continuous<HttpSummary>("frontend", [
-      ...[
-        "http",
-        "--url",
-        `http://${catalogVip}:${catalogPort}/`,
-        "--interval-ms",
-        "5",
-        "--keepalive",
-        "false",
-      ],
+      "http",
+      ...flags({
+        url: `http://${catalogVip}:${catalogPort}/`,
+        intervalMs: 5,
+        keepalive: "false",
+        untilSignal: true,
+      }),
     ]);
     await world.cli("ca", "rotate", "issuing");
     const issuing = await settled(world, (now) => now.issuing.serial !== before.ca.issuing.serial);

@@ -1,3 +1,4 @@
+import { flags } from "../lab/flags.js";
 import { catalogPort } from "../manifests.js";
 import { runIn } from "../lab/command.js";
 import type { HttpSummary } from "../world.js";
@@ -21,10 +22,7 @@ export const source: Row = {
     }
     const summary = await world.client<HttpSummary>("frontend", [
       "http",
-      "--url",
-      `http://${ip}:${catalogPort}/`,
-      "--requests",
-      "5",
+      ...flags({ url: `http://${ip}:${catalogPort}/`, requests: 5 }),
     ]);
     if (broken) await runIn(netns, "nft", ["delete", "table", "ip", "sabotage"]);
     const seen = Object.keys(summary.clients);

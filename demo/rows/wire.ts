@@ -1,14 +1,19 @@
+import { flags } from "../lab/flags.js";
 import { ledgerPort } from "../manifests.js";
 import type { CaptureSummary, World } from "../world.js";
 import type { Row } from "./row.js";
 
 const marker = "the-meltemi-is-felt-by-every-ship-and-seen-by-none";
+const markerBytes = 5_000;
 
 /** Sends the marker from the front end to the ledger on the other node, capturing on the wire between. */
 async function sendMarker(world: World): Promise<CaptureSummary> {
   const capture = await world.capture(world.topology.pod("ledger").node.wire, marker);
   const target = `${world.topology.pod("ledger").ip}:${ledgerPort}`;
-  await world.client("frontend", ["tcp", "--connect", target, "--send-text", marker, "--half-close"]);
+  await world.client("frontend", [
+    "tcp",
+    ...flags({ connect: target, marker, sendBytes: markerBytes, halfClose: true }),
+  ]);
   return capture.stop();
 }
 
