@@ -7,7 +7,7 @@ import type { Problem } from "../../domain/problem.js";
 import type { SourceBatch } from "../../domain/source-event.js";
 import { systemClock } from "../../platform/clock.js";
 import { createLogger } from "../../platform/logger.js";
-import { FileSource } from "./file-source.js";
+import { FileSource, type FileSourceOptions } from "./file-source.js";
 
 const logger = createLogger({ level: "error", format: "json", clock: systemClock });
 
@@ -34,8 +34,14 @@ class Watched {
 
   constructor(readonly directory: string) {}
 
-  start(): void {
-    const source = new FileSource({ directory: this.directory, clock: systemClock, logger, rescanMs: 1_000 });
+  start(options: Partial<FileSourceOptions> = {}): void {
+    const source = new FileSource({
+      directory: this.directory,
+      clock: systemClock,
+      logger,
+      rescanMs: 1_000,
+      ...options,
+    });
     this.#running = source.run((batch) => {
       this.batches.push({ batch, atMs: performance.now() });
       this.#wake?.();
@@ -181,11 +187,13 @@ describe("changes", () => {
     expect(event?.type === "apply" && event.object.meta.labels.get("istio.io/dataplane-mode")).toBe("none");
   });
 
-  test("by removal and creation are seen as one change", async () => {
+  test("by removal and creation are seen as one change, also by a look between the two", async () => {
     await watched.write("a.yaml", `${account("one")}---\n${account("two")}`);
-    watched.start();
+    watched.start({ doubtMs: 5_000 });
     await watched.next();
     await rename(join(watched.directory, "a.yaml"), join(watched.directory, "a.yaml~"));
+    await watched.write("b.yaml", account("other"));
+    expect(said(await watched.next())).toEqual(["apply ServiceAccount shop/other"]);
     await watched.write("a.yaml", `${account("one")}---\n${account("two")}---\n${account("three")}`);
     expect(said(await watched.next())).toEqual(["apply ServiceAccount shop/three"]);
   });
