@@ -70,6 +70,8 @@ export class Authority {
   #material: ReadonlyMap<number, KeyMaterial>;
   #issuer: CertificateIssuer;
   #rootsPem: readonly string[];
+  /** What follows each leaf, as text. */
+  #chainPem: readonly string[];
   #refused: Set<string>;
   #clearSinceMs: number | undefined;
   #issuedCount = 0;
@@ -83,6 +85,7 @@ export class Authority {
     this.#material = this.#readMaterial();
     this.#issuer = this.#readIssuer();
     this.#rootsPem = this.#readRoots();
+    this.#chainPem = this.#readChain();
     this.#refused = options.keys.refused();
     this.#ledger = new Ledger(options.keys.ledgerPath, now);
     for (const repair of options.keys.repairs) {
@@ -117,6 +120,10 @@ export class Authority {
     return [
       ...new Set(order.flatMap((number) => this.#materialOf(number).roots.map((root) => root.toString()))),
     ];
+  }
+
+  #readChain(): string[] {
+    return this.#materialOf(this.#state.issuer).chain.map((one) => one.toString());
   }
 
   get trustDomain(): string {
@@ -198,7 +205,7 @@ export class Authority {
     ttlMs: number,
   ): IssuedCertificate {
     const now = this.#options.clock.now();
-    const { issuing, chain } = this.#materialOf(this.#state.issuer);
+    const { issuing } = this.#materialOf(this.#state.issuer);
     const issuerEndMs = Date.parse(issuing.validTo);
     if (issuerEndMs <= now) {
       throw new MeltemiError(
@@ -221,10 +228,7 @@ export class Authority {
       notAfterMs,
     };
     return {
-      chain: [
-        toPem("CERTIFICATE", buildCertificate(template, this.#issuer)),
-        ...chain.map((one) => one.toString()),
-      ],
+      chain: [toPem("CERTIFICATE", buildCertificate(template, this.#issuer)), ...this.#chainPem],
       roots: this.rootsPem(),
       serial: serial.toString("hex"),
       notAfterMs: Math.floor(notAfterMs / 1000) * 1000,
@@ -298,6 +302,7 @@ export class Authority {
     this.#material = this.#readMaterial();
     this.#issuer = this.#readIssuer();
     this.#rootsPem = this.#readRoots();
+    this.#chainPem = this.#readChain();
     this.#clearSinceMs = undefined;
     log.info("trust bundle changed", {
       phase: after.phase,

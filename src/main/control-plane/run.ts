@@ -36,7 +36,7 @@ import type { ControlPlaneOptions } from "./options.js";
 import { nodesSummary, policiesPage, servicesPage, workloadsPage } from "./pages.js";
 
 /** How long calls under way may go on when the process is asked to end. */
-const shutdownGraceMs = 1_000;
+const shutdownGraceMs = 500;
 /** How often a rotation looks whether its phase is over. */
 const rotationTickMs = 250;
 /** A node may see its new pod before the control plane does; see CertificateServiceOptions. */

@@ -80,9 +80,7 @@ export class Child {
       } catch (error) {
         log.error("process not started", { name, error: messageOf(error) });
       }
-      await instance
-        .set(name, undefined)
-        .catch((error: unknown) => log.error("instance file not written", { error: messageOf(error) }));
+      // Its entry stays: what it left must be found by the next instance if this one is killed now.
       if (clock.monotonic() - startedMs > steadyMs) attempt = 0;
       await clock
         .sleep(backoffMs(random, attempt, firstRestartMs, lastRestartMs), { signal: this.#stop.signal })

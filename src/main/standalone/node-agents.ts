@@ -7,7 +7,7 @@ import type { Logger } from "../../platform/logger.js";
 import { Child, type ChildParts } from "./child.js";
 import type { DesiredNode } from "./desired-nodes.js";
 import type { StandaloneOptions } from "./options.js";
-import { nodeRunDir } from "./recovery.js";
+import { nodeRunDir } from "./node-directory.js";
 
 /** An agent drains its data plane before it ends. */
 const stopTimeoutMs = 25_000;

@@ -4,10 +4,18 @@
  * capture stay and the new agent takes them over: traffic goes on. Others are ended in order,
  * and remove every trace themselves.
  */
+import { existsSync } from "node:fs";
+import { readFile, rm } from "node:fs/promises";
 import { join } from "node:path";
+import { z } from "zod";
 import type { Instance } from "../../cli/run-directory.js";
 import type { Logger } from "../../platform/logger.js";
 import type { Processes } from "../../platform/process.js";
+import { agentPaths } from "../../node/agent-options.js";
+import type { DesiredNode } from "./desired-nodes.js";
+import type { NodeAgents } from "./node-agents.js";
+import { nodeRunDir } from "./node-directory.js";
+import { untilAnswers } from "./until-answers.js";
 
 export interface RecoveryParts {
   readonly processes: Processes;
@@ -56,13 +64,51 @@ export async function endFormerAgents(
   );
 }
 
-/** Nodes that a former instance had, by its notes, with the namespace each ran in. */
-export function formerNodes(former: Instance): ReadonlyMap<string, string | undefined> {
-  return new Map(
-    former.children
-      .filter(({ name }) => name.startsWith(nodePrefix))
-      .map(({ name, netns }) => [name.slice(nodePrefix.length), netns] as const),
+/** How long an agent that is started only to clean up may take until it knows what there is. */
+const cleanUpStartMs = 10_000;
+const dataPlaneStopMs = 5_000;
+
+const identityShape = z.object({ pid: z.int(), startTicks: z.int(), bootId: z.string() });
+
+/**
+ * Nodes that a former instance had and nobody wants now: an agent is started for each, and ended, for
+ * it removes every trace. Where the node's namespace is gone there is no capture, only a data plane.
+ */
+export async function removeFormerNodes(
+  parts: RecoveryParts,
+  former: Instance,
+  wanted: readonly DesiredNode[],
+  agents: NodeAgents,
+): Promise<void> {
+  const left = former.children
+    .filter(({ name }) => name.startsWith(nodePrefix))
+    .map(({ name, netns }) => ({ name: name.slice(nodePrefix.length), netns }))
+    .filter(({ name }) => !wanted.some((node) => node.name === name));
+  if (left.length === 0) return;
+  parts.log.info("removing what a former instance left", { nodes: left.map(({ name }) => name) });
+  const reachable = left.filter(({ netns }) => netns === undefined || existsSync(netns));
+  for (const node of left) if (!reachable.includes(node)) await endDataPlane(parts, former.runDir, node.name);
+  await agents.reconcile(reachable);
+  const deadline = AbortSignal.timeout(cleanUpStartMs);
+  await Promise.all(
+    reachable.map(({ name }) =>
+      untilAnswers(join(nodeRunDir(former.runDir, name), "node-admin.sock"), "/status", deadline),
+    ),
   );
+  await agents.reconcile([]);
 }
 
-export const nodeRunDir = (runDir: string, node: string): string => join(runDir, "nodes", node);
+/** Ends the data plane that a node's agent has noted. */
+async function endDataPlane(parts: RecoveryParts, runDir: string, node: string): Promise<void> {
+  const directory = nodeRunDir(runDir, node);
+  const noted = await readFile(agentPaths({ runDir: directory, stateDir: directory }).pidFile, "utf8").catch(
+    () => "null",
+  );
+  const identity = identityShape.nullable().parse(JSON.parse(noted));
+  const found = identity && (await parts.processes.adopt(identity));
+  if (found) {
+    await found.stop(dataPlaneStopMs);
+    found.release();
+  }
+  await rm(directory, { recursive: true, force: true });
+}

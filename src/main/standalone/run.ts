@@ -6,7 +6,6 @@ import { readdirSync, rmdirSync } from "node:fs";
 import { join } from "node:path";
 import { makePrivateDirectory, requirePrivate } from "../../ca/private-files.js";
 import { printLogs } from "../../cli/logs.js";
-import type { Instance } from "../../cli/run-directory.js";
 import { messageOf } from "../../domain/error.js";
 import { boundLog } from "../../node/supervise/log-file.js";
 import { every, systemClock } from "../../platform/clock.js";
@@ -15,7 +14,6 @@ import { createLogger, type Logger } from "../../platform/logger.js";
 import { loadNative } from "../../platform/native.js";
 import { systemProcesses } from "../../platform/process.js";
 import { systemRandom } from "../../platform/random.js";
-import { callUnixHttp } from "../../platform/unix-http-client.js";
 import { FileSource } from "../../sources/files/file-source.js";
 import { controlPlaneArguments } from "../control-plane/options.js";
 import { readVersion } from "../version.js";
@@ -24,10 +22,10 @@ import { DesiredNodes, type DesiredNode } from "./desired-nodes.js";
 import { InstanceFile, readFormerInstance } from "./instance-file.js";
 import { NodeAgents } from "./node-agents.js";
 import { longestNodeName, type StandaloneOptions } from "./options.js";
-import { endFormerAgents, endFormerControlPlane, formerNodes } from "./recovery.js";
+import { endFormerAgents, endFormerControlPlane, removeFormerNodes } from "./recovery.js";
+import { untilAnswers } from "./until-answers.js";
 
 const controlPlaneStopMs = 5_000;
-const readyPollMs = 50;
 const logBytes = 32 << 20;
 const logCheckMs = 10_000;
 
@@ -89,7 +87,7 @@ export async function runStandalone(options: StandaloneOptions, signal: AbortSig
     await Promise.race([first, sourcing]);
     if (former) {
       await endFormerAgents({ processes, log }, former, new Set(nodes().map(({ name }) => name)));
-      await sweep(former, nodes(), agents, log, runDir);
+      await removeFormerNodes({ processes, log }, former, nodes(), agents);
     }
     await instance.write();
     control = startControlPlane(options, parts, join(logs, "control-plane.log"));
@@ -136,38 +134,6 @@ function startControlPlane(options: StandaloneOptions, parts: ChildParts, logFil
 function followLogs(stateDir: string, signal: AbortSignal): Promise<void> {
   const print = (name: string, line: string): void => void process.stdout.write(`${name}: ${line}\n`);
   return printLogs(stateDir, { node: undefined, follow: true, tailLines: 0 }, print, systemClock, signal);
-}
-
-/** Nodes that a former instance had and nobody wants now: an agent is started for each, and ended, for it removes every trace. */
-async function sweep(
-  former: Instance,
-  wanted: readonly DesiredNode[],
-  agents: NodeAgents,
-  log: Logger,
-  runDir: string,
-): Promise<void> {
-  const left = [...formerNodes(former)]
-    .filter(([name]) => !wanted.some((node) => node.name === name))
-    .map(([name, netns]) => ({ name, netns }));
-  if (left.length === 0) return;
-  log.info("removing what a former instance left", { nodes: left.map(({ name }) => name) });
-  await agents.reconcile(left);
-  await Promise.all(
-    left.map(({ name }) =>
-      untilAnswers(join(runDir, "nodes", name, "node-admin.sock"), "/status", AbortSignal.timeout(10_000)),
-    ),
-  );
-  await agents.reconcile([]);
-}
-
-/** True once the socket answers 200, false when the signal comes first. */
-async function untilAnswers(socketPath: string, path: string, signal: AbortSignal): Promise<boolean> {
-  while (!signal.aborted) {
-    const answer = await callUnixHttp({ socketPath, path, timeoutMs: 2_000, signal }).catch(() => undefined);
-    if (answer?.status === 200) return true;
-    await systemClock.sleep(readyPollMs, { signal }).catch(() => undefined);
-  }
-  return false;
 }
 
 /** Tells once that everything serves. */
