@@ -12,7 +12,7 @@ export interface Told {
   readonly descriptors: number;
 }
 
-export const hello = (version: Version): Buffer => Buffer.from(ZdsHello.encode({ version }).finish());
+const hello = Buffer.from(ZdsHello.encode({ version: Version.V1 }).finish());
 
 /** A data plane that speaks ZDS over a real socket, notes what it is told, and answers as it is made to. */
 export class FakeDataPlane {
@@ -29,13 +29,19 @@ export class FakeDataPlane {
 
   private constructor(connection: PacketConnection) {
     this.#connection = connection;
-    this.ended = this.#serve();
+    // A connection that the agent has closed fails in whatever was under way.
+    this.ended = this.#serve().catch(() => undefined);
   }
 
-  static async connect(path: string, first: Buffer = hello(Version.V1)): Promise<FakeDataPlane> {
+  static async connect(
+    path: string,
+    options: { readonly hello?: Buffer; readonly refuse?: (uid: string) => string } = {},
+  ): Promise<FakeDataPlane> {
     const connection = await loadNative().PacketConnection.connect(path);
-    await connection.send(first, []);
-    return new FakeDataPlane(connection);
+    const dataPlane = new FakeDataPlane(connection);
+    if (options.refuse !== undefined) dataPlane.refuse = options.refuse;
+    await connection.send(options.hello ?? hello, []).catch(() => undefined);
+    return dataPlane;
   }
 
   close(): void {
