@@ -8,10 +8,11 @@ import type {
   PodObject,
   ServiceObject,
 } from "../domain/objects.js";
-import { addressesOf, type Mesh, nameOf, type ObjectChange, podsOf } from "../model/mesh.js";
+import { addressesOf, entryAddresses, type Mesh, nameOf, type ObjectChange, podsOf } from "../model/mesh.js";
 import { selects } from "../model/selector-index.js";
 import type { CompileConfig } from "./config.js";
 import { hasSelector } from "./peer-authentication.js";
+import { serviceHostname } from "./service.js";
 import { labelsOfEntry } from "./workload.js";
 
 /** `KIND/NAMESPACE/NAME` of an object, which is also what it is compiled under. */
@@ -59,7 +60,11 @@ export class Affected {
         this.#slice(object);
         return;
       case "ServiceEntry":
+        this.#claimants(entryAddresses(object));
         if (object.workloadSelector) this.#selected(namespace, object.workloadSelector);
+        return;
+      case "WorkloadEntry":
+        this.#claimants(entryAddresses(object));
         return;
       case "AuthorizationPolicy":
         if (!object.selector) return;
@@ -69,7 +74,6 @@ export class Affected {
       case "PeerAuthentication":
         this.#peerAuthentication(object);
         return;
-      case "WorkloadEntry":
       case "ServiceAccount":
       case "Gateway":
         return;
@@ -92,13 +96,27 @@ export class Affected {
 
   #pod(pod: PodObject): void {
     if (pod.hostNetwork) return;
-    for (const ip of pod.ips) {
-      for (const other of this.#mesh.podsByIp.get(ip)) this.units.add(`Pod/${other}`);
+    for (const ip of pod.ips) for (const other of this.#mesh.podsByIp.get(ip)) this.units.add(`Pod/${other}`);
+    this.#claimants(pod.ips);
+  }
+
+  /** What else gives one of the addresses, below pods. */
+  #claimants(ips: readonly string[]): void {
+    for (const ip of ips) {
+      for (const entry of this.#mesh.entriesByIp.get(ip)) this.units.add(unitOf(entry));
       for (const slice of this.#mesh.slicesByIp.get(ip)) this.units.add(unitOf(slice));
     }
   }
 
   #service(service: ServiceObject): void {
+    const { namespace, name } = service.meta;
+    // An entry of the same host gives way to the service, and its endpoints with it.
+    for (const entry of this.#mesh.entriesByHost.get(
+      `${namespace}/${serviceHostname(this.#config, namespace, name)}`,
+    )) {
+      this.units.add(unitOf(entry));
+      if (entry.workloadSelector) this.#selected(namespace, entry.workloadSelector);
+    }
     const slices = this.#mesh.slicesByService.get(nameOf(service));
     for (const slice of slices) {
       this.units.add(unitOf(slice));
@@ -109,6 +127,7 @@ export class Affected {
 
   #slice(slice: EndpointSliceObject): void {
     this.#listed(slice);
+    this.#claimants(addressesOf(slice));
     // The first slice of a service and the last one decide whether its selector counts.
     const { namespace } = slice.meta;
     const service = this.#mesh.services.get(namespace, slice.serviceName);

@@ -41,6 +41,7 @@ export interface CompiledWorkload {
   readonly healthy: boolean;
   readonly clusterId: string;
   readonly locality: { readonly region: string; readonly zone: string; readonly subzone: string };
+  /** Not found by its address, which is its host's or another workload's; an endpoint all the same. */
   readonly hostNetwork: boolean;
   readonly capacity: number | undefined;
 }

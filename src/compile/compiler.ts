@@ -7,7 +7,13 @@ import type { MeshKind, MeshObject } from "../domain/objects.js";
 import type { SourceEvent } from "../domain/source-event.js";
 import { Mesh } from "../model/mesh.js";
 import { Affected, type UnitKey } from "./affected.js";
-import type { CompiledAddress, CompiledAuthorization, CompiledChange } from "./compiled.js";
+import type {
+  CompiledAddress,
+  CompiledAuthorization,
+  CompiledChange,
+  CompiledService,
+  CompiledWorkload,
+} from "./compiled.js";
 import type { CompileConfig } from "./config.js";
 import { equalValues } from "./equal.js";
 import { compileStaticStrict } from "./peer-authentication.js";
@@ -17,34 +23,43 @@ type Owner = UnitKey | "strict";
 
 const nothing: readonly Compiled[] = [];
 
-/** What a compiled value is known by; addresses and authorizations are named apart. */
-function slotOf(compiled: Compiled): string {
-  switch (compiled.type) {
-    case "workload":
-      return `a:${compiled.uid}`;
-    case "service":
-      return `a:${compiled.key}`;
-    case "authorization":
-      return `p:${compiled.key}`;
-  }
+function nameOf(compiled: Compiled): WorkloadUid | ServiceKey | PolicyKey {
+  return compiled.type === "workload" ? compiled.uid : compiled.key;
 }
 
+/** One object's say in what a service is. */
 interface Claim {
   readonly owner: Owner;
-  readonly compiled: Compiled;
+  readonly service: CompiledService;
 }
 
-/** What is known by one name: nearly always one claim, which is then in force. */
-interface Slot {
-  claims: readonly Claim[];
-  inForce: Compiled | undefined;
+/** A change being put together. */
+class Difference {
+  readonly addresses: CompiledAddress[] = [];
+  readonly removedAddresses: (WorkloadUid | ServiceKey)[] = [];
+  readonly authorizations: CompiledAuthorization[] = [];
+  readonly removedAuthorizations: PolicyKey[] = [];
+
+  set(compiled: Compiled): void {
+    if (compiled.type === "authorization") this.authorizations.push(compiled);
+    else this.addresses.push(compiled);
+  }
+
+  remove(compiled: Compiled): void {
+    if (compiled.type === "authorization") this.removedAuthorizations.push(compiled.key);
+    else this.removedAddresses.push(compiled.type === "workload" ? compiled.uid : compiled.key);
+  }
 }
 
 export class Compiler {
   readonly mesh = new Mesh();
   readonly config: CompileConfig;
   readonly #units = new Map<Owner, readonly Compiled[]>();
-  readonly #slots = new Map<string, Slot>();
+  /** Several objects may claim one service; everything else has a name that only its own object can have. */
+  readonly #claims = new Map<ServiceKey, readonly Claim[]>();
+  readonly #services = new Map<ServiceKey, CompiledService>();
+  /** What the last workload of a service belonged to: its siblings share the value, which is nearly always the same. */
+  readonly #siblings = new Map<ServiceKey, CompiledWorkload["services"]>();
 
   constructor(config: CompileConfig) {
     this.config = config;
@@ -55,23 +70,30 @@ export class Compiler {
     const changes = this.mesh.apply(events);
     const affected = new Affected(this.mesh, this.config);
     for (const change of changes) affected.add(change);
-    const slots = new Set<string>();
+    const difference = new Difference();
+    const contested = new Set<ServiceKey>();
     let peers = false;
     for (const unit of affected.units) {
       peers ||= unit.startsWith("PeerAuthentication/");
       const object = this.#objectOf(unit);
-      this.#replace(unit, object ? compileUnit(this.mesh, this.config, object) : nothing, slots);
+      this.#replace(
+        unit,
+        object ? compileUnit(this.mesh, this.config, object) : nothing,
+        difference,
+        contested,
+      );
     }
     if (peers) {
       const strict = compileStaticStrict(this.mesh, this.config);
-      this.#replace("strict", strict ? [strict] : nothing, slots);
+      this.#replace("strict", strict ? [strict] : nothing, difference, contested);
     }
-    return this.#settle(slots);
+    this.#settle(contested, difference);
+    return difference;
   }
 
   /** Everything in force. */
   *all(): Iterable<Compiled> {
-    for (const { inForce } of this.#slots.values()) if (inForce) yield inForce;
+    for (const unit of this.#units.values()) for (const one of unit) if (this.isInForce(one)) yield one;
   }
 
   /** What one object became, whether or not it is in force. */
@@ -79,9 +101,9 @@ export class Compiler {
     return this.#units.get(`${object.kind}/${object.meta.namespace}/${object.meta.name}`) ?? nothing;
   }
 
-  /** The unit whose claim is in force for what this value is known by. */
+  /** False for a service that another object's claim has taken. */
   isInForce(compiled: Compiled): boolean {
-    return this.#slots.get(slotOf(compiled))?.inForce === compiled;
+    return compiled.type !== "service" || this.#services.get(compiled.key) === compiled;
   }
 
   #objectOf(unit: UnitKey): MeshObject | undefined {
@@ -90,64 +112,77 @@ export class Compiler {
   }
 
   /** Replaces a unit's output, keeping the values that say the same as before. */
-  #replace(owner: Owner, next: readonly Compiled[], slots: Set<string>): void {
+  #replace(
+    owner: Owner,
+    next: readonly Compiled[],
+    difference: Difference,
+    contested: Set<ServiceKey>,
+  ): void {
     const before = this.#units.get(owner) ?? nothing;
     if (before.length === 0 && next.length === 0) return;
-    const earlier = new Map(before.map((compiled) => [slotOf(compiled), compiled]));
+    const earlier = new Map(before.map((compiled) => [nameOf(compiled), compiled]));
     const kept = next.map((compiled) => {
-      const slot = slotOf(compiled);
-      const old = earlier.get(slot);
-      earlier.delete(slot);
+      const name = nameOf(compiled);
+      const old = earlier.get(name);
+      earlier.delete(name);
       if (old && equalValues(old, compiled)) return old;
-      this.#claim(slot, owner, compiled);
-      slots.add(slot);
-      return compiled;
+      const shared = this.#share(compiled);
+      if (shared.type === "service") this.#claim(owner, shared.key, shared, contested);
+      else difference.set(shared);
+      return shared;
     });
-    for (const slot of earlier.keys()) {
-      this.#claim(slot, owner, undefined);
-      slots.add(slot);
+    for (const old of earlier.values()) {
+      if (old.type === "service") this.#claim(owner, old.key, undefined, contested);
+      else difference.remove(old);
     }
     if (kept.length > 0) this.#units.set(owner, kept);
     else this.#units.delete(owner);
   }
 
-  #claim(name: string, owner: Owner, compiled: Compiled | undefined): void {
-    let slot = this.#slots.get(name);
-    if (!slot) this.#slots.set(name, (slot = { claims: [], inForce: undefined }));
-    const others = slot.claims.filter((claim) => claim.owner !== owner);
-    slot.claims = compiled ? [...others, { owner, compiled }] : others;
+  #share(compiled: Compiled): Compiled {
+    const [first] = compiled.type === "workload" ? compiled.services.keys() : [];
+    if (compiled.type !== "workload" || first === undefined) return compiled;
+    const services = this.#siblings.get(first);
+    if (services && equalValues(services, compiled.services)) return { ...compiled, services };
+    this.#siblings.set(first, compiled.services);
+    return compiled;
   }
 
-  #settle(slots: ReadonlySet<string>): CompiledChange {
-    const addresses: CompiledAddress[] = [];
-    const removedAddresses: (WorkloadUid | ServiceKey)[] = [];
-    const authorizations: CompiledAuthorization[] = [];
-    const removedAuthorizations: PolicyKey[] = [];
-    for (const name of slots) {
-      const slot = this.#slots.get(name);
-      if (!slot) continue;
-      const before = slot.inForce;
-      const after = winner(slot.claims);
-      slot.inForce = after;
-      if (!after) this.#slots.delete(name);
+  #claim(
+    owner: Owner,
+    key: ServiceKey,
+    service: CompiledService | undefined,
+    contested: Set<ServiceKey>,
+  ): void {
+    const others = (this.#claims.get(key) ?? []).filter((claim) => claim.owner !== owner);
+    const claims = service ? [...others, { owner, service }] : others;
+    if (claims.length > 0) this.#claims.set(key, claims);
+    else this.#claims.delete(key);
+    contested.add(key);
+  }
+
+  #settle(contested: ReadonlySet<ServiceKey>, difference: Difference): void {
+    for (const key of contested) {
+      const before = this.#services.get(key);
+      const after = winner(this.#claims.get(key) ?? []);
       if (before === after) continue;
       if (after) {
-        if (after.type === "authorization") authorizations.push(after);
-        else addresses.push(after);
+        this.#services.set(key, after);
+        difference.set(after);
       } else if (before) {
-        if (before.type === "authorization") removedAuthorizations.push(before.key);
-        else removedAddresses.push(before.type === "workload" ? before.uid : before.key);
+        this.#services.delete(key);
+        this.#siblings.delete(key);
+        difference.remove(before);
       }
     }
-    return { addresses, removedAddresses, authorizations, removedAuthorizations };
   }
 }
 
 /** A Service before a ServiceEntry that claims the same host, then by name. */
-function winner(claims: readonly Claim[]): Compiled | undefined {
+function winner(claims: readonly Claim[]): CompiledService | undefined {
   let best: Claim | undefined;
   for (const claim of claims) if (!best || precedes(claim.owner, best.owner)) best = claim;
-  return best?.compiled;
+  return best?.service;
 }
 
 function precedes(a: Owner, b: Owner): boolean {

@@ -2,6 +2,7 @@ import { canonicalIp, parseCidr } from "../domain/ip.js";
 import { serviceKey, type ServiceKey, type WorkloadUid } from "../domain/ids.js";
 import type { ServiceEntryObject, WorkloadEntrySpec } from "../domain/objects.js";
 import type { Mesh } from "../model/mesh.js";
+import { isOutranked } from "./address-claim.js";
 import { canonicalName, canonicalRevision } from "./canonical.js";
 import type { CompiledPort, CompiledService, CompiledWorkload } from "./compiled.js";
 import type { CompileConfig } from "./config.js";
@@ -15,8 +16,17 @@ function addressOf(text: string, network: string): CompiledService["addresses"][
   return cidr ? [{ network, ip: cidr.address, length: cidr.length }] : [];
 }
 
-export function serviceEntryKeys(entry: ServiceEntryObject): readonly ServiceKey[] {
-  return entry.hosts.map((host) => serviceKey(entry.meta.namespace, host));
+/** The services that an entry gives endpoints to: its hosts, except where a Service has the name. */
+export function serviceEntryKeys(
+  mesh: Mesh,
+  config: CompileConfig,
+  entry: ServiceEntryObject,
+): readonly ServiceKey[] {
+  const { namespace } = entry.meta;
+  const suffix = `.${namespace}.svc.${config.domainSuffix}`;
+  const isService = (host: string): boolean =>
+    host.endsWith(suffix) && mesh.services.get(namespace, host.slice(0, -suffix.length)) !== undefined;
+  return entry.hosts.filter((host) => !isService(host)).map((host) => serviceKey(namespace, host));
 }
 
 /** One service for each host; they share addresses, ports and endpoints. */
@@ -70,6 +80,7 @@ export function compileEntryEndpoints(
 ): readonly CompiledWorkload[] {
   const { namespace, name } = entry.meta;
   if (entry.resolution === "NONE") return [];
+  const keys = serviceEntryKeys(mesh, config, entry);
   const workloads = new Map<string, CompiledWorkload>();
   for (const endpoint of entry.endpoints) {
     const ip = canonicalIp(endpoint.address);
@@ -93,12 +104,12 @@ export function compileEntryEndpoints(
       canonicalRevision: canonicalRevision(labels),
       workloadType: "pod",
       workloadName: name,
-      services: new Map(serviceEntryKeys(entry).map((key) => [key, ports])),
+      services: new Map(keys.map((key) => [key, ports])),
       policies: workloadPolicies(mesh, config, namespace, labels),
       healthy: true,
       clusterId: config.clusterId,
       locality: splitLocality(endpoint.locality),
-      hostNetwork: false,
+      hostNetwork: isOutranked(mesh, entry, ip),
       capacity: endpoint.weight > 0 ? endpoint.weight : undefined,
     });
   }

@@ -7,7 +7,8 @@ import { nameOf } from "../model/mesh.js";
 import type { CompiledService, ObjectStatus, StatusCondition } from "./compiled.js";
 import type { Compiler } from "./compiler.js";
 import { authorizationConditions, peerAuthenticationConditions } from "./policy-status.js";
-import { isLive, rivalFor } from "./workload.js";
+import { isLive } from "./address-claim.js";
+import { rivalFor } from "./workload.js";
 
 function refOf(object: MeshObject): ObjectRef {
   const { apiVersion, namespace, name } = object.meta;

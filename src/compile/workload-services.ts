@@ -102,7 +102,7 @@ export function servicesOfPod(mesh: Mesh, config: CompileConfig, pod: PodObject)
     services.set(keyOf(service, config), selectedPorts(service, named));
   }
   for (const entry of mesh.serviceEntrySelectors.matching(namespace, labels)) {
-    for (const key of serviceEntryKeys(entry))
+    for (const key of serviceEntryKeys(mesh, config, entry))
       if (!services.has(key)) services.set(key, entryPorts(entry, undefined));
   }
   return { services: services.size === 0 ? none : sorted(services), ready };
@@ -123,7 +123,7 @@ export function servicesOfWorkloadEntry(
     );
   }
   for (const serviceEntry of mesh.serviceEntrySelectors.matching(namespace, labels)) {
-    for (const key of serviceEntryKeys(serviceEntry)) {
+    for (const key of serviceEntryKeys(mesh, config, serviceEntry)) {
       if (!services.has(key)) services.set(key, entryPorts(serviceEntry, entry.spec));
     }
   }

@@ -3,6 +3,7 @@ import { canonicalIp } from "../domain/ip.js";
 import { nodeName, podUid, serviceKey, type WorkloadUid, workloadEntryUid } from "../domain/ids.js";
 import type { EndpointSliceObject, PodObject, WorkloadEntryObject } from "../domain/objects.js";
 import { type Mesh, nameOf } from "../model/mesh.js";
+import { isLive, isOutranked, isPodAddress } from "./address-claim.js";
 import { canonicalName, canonicalRevision, workloadOf } from "./canonical.js";
 import type { CompiledWorkload } from "./compiled.js";
 import type { CompileConfig } from "./config.js";
@@ -10,11 +11,6 @@ import { localityOfNode, splitLocality } from "./locality.js";
 import { serviceHostname } from "./service.js";
 import { workloadPolicies } from "./workload-policies.js";
 import { isGone, servicesOfPod, servicesOfWorkloadEntry, slicePorts } from "./workload-services.js";
-
-/** Whether a pod can have connections at all. */
-export function isLive(pod: PodObject): boolean {
-  return pod.phase !== "Succeeded" && pod.phase !== "Failed" && pod.ips.length > 0;
-}
 
 /** What speaks HBONE by itself says so. */
 function tunnelsItself(labels: ReadonlyMap<string, string>): boolean {
@@ -107,7 +103,7 @@ export function compileWorkloadEntry(
     healthy: true,
     clusterId: config.clusterId,
     locality: splitLocality(entry.spec.locality),
-    hostNetwork: false,
+    hostNetwork: isOutranked(mesh, entry, ip),
     capacity: entry.spec.weight > 0 ? entry.spec.weight : undefined,
   };
 }
@@ -126,12 +122,7 @@ export function compileSliceEndpoints(
   return slice.endpoints.flatMap((endpoint) => {
     const ip = canonicalIp(endpoint.addresses[0] ?? "");
     // What names a pod, or has a pod's address, is that pod: servicesOfPod takes it from there.
-    if (
-      endpoint.podName !== undefined ||
-      isGone(endpoint) ||
-      ip === undefined ||
-      mesh.podsByIp.get(ip).size > 0
-    )
+    if (endpoint.podName !== undefined || isGone(endpoint) || ip === undefined || isPodAddress(mesh, ip))
       return [];
     return [
       {
@@ -155,7 +146,7 @@ export function compileSliceEndpoints(
         healthy: endpoint.ready,
         clusterId: config.clusterId,
         locality: { region: "", zone: endpoint.zone ?? "", subzone: "" },
-        hostNetwork: false,
+        hostNetwork: isOutranked(mesh, slice, ip),
         capacity: undefined,
       } satisfies CompiledWorkload,
     ];

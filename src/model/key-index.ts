@@ -1,21 +1,25 @@
 const none: ReadonlySet<never> = new Set<never>();
 
-/** Key to set of values. */
-export class KeyIndex<V> {
-  readonly #sets = new Map<string, Set<V>>();
+/** Key to values. Most keys have one, which is then kept without a set around it. */
+export class KeyIndex<V extends string | object> {
+  readonly #entries = new Map<string, V | Set<V>>();
 
   get(key: string): ReadonlySet<V> {
-    return this.#sets.get(key) ?? none;
+    const entry = this.#entries.get(key);
+    if (entry === undefined) return none;
+    return entry instanceof Set ? entry : new Set([entry]);
   }
 
   add(key: string, value: V): void {
-    const set = this.#sets.get(key);
-    if (set) set.add(value);
-    else this.#sets.set(key, new Set([value]));
+    const entry = this.#entries.get(key);
+    if (entry === undefined) this.#entries.set(key, value);
+    else if (entry instanceof Set) entry.add(value);
+    else if (entry !== value) this.#entries.set(key, new Set([entry, value]));
   }
 
   delete(key: string, value: V): void {
-    const set = this.#sets.get(key);
-    if (set?.delete(value) && set.size === 0) this.#sets.delete(key);
+    const entry = this.#entries.get(key);
+    if (entry === value) this.#entries.delete(key);
+    else if (entry instanceof Set && entry.delete(value) && entry.size === 0) this.#entries.delete(key);
   }
 }

@@ -2,6 +2,7 @@
  * The mesh as the user's objects describe it, with the indexes by which a change of one object leads
  * to what depends on it. No I/O; the state after a batch depends on the objects alone, not on their order.
  */
+import { canonicalIp } from "../domain/ip.js";
 import type {
   AuthorizationPolicyObject,
   EndpointSliceObject,
@@ -31,43 +32,46 @@ export interface ObjectChange {
   readonly after: MeshObject | undefined;
 }
 
-/** The objects of one kind by name and by namespace. */
+/** The objects of one kind, by namespace and name. */
 class Shelf<T extends MeshObject> {
-  readonly #objects = new Map<string, T>();
-  readonly #byNamespace = new Map<string, Map<string, T>>();
+  readonly #namespaces = new Map<string, Map<string, T>>();
+  #size = 0;
 
   get size(): number {
-    return this.#objects.size;
+    return this.#size;
   }
 
   get(namespace: string, name: string): T | undefined {
-    return this.#objects.get(`${namespace}/${name}`);
+    return this.#namespaces.get(namespace)?.get(name);
   }
 
+  /** By `NAMESPACE/NAME`. */
   named(key: string): T | undefined {
-    return this.#objects.get(key);
+    const slash = key.indexOf("/");
+    return this.get(key.slice(0, slash), key.slice(slash + 1));
   }
 
-  all(): Iterable<T> {
-    return this.#objects.values();
+  *all(): Iterable<T> {
+    for (const objects of this.#namespaces.values()) yield* objects.values();
   }
 
   inNamespace(namespace: string): Iterable<T> {
-    return this.#byNamespace.get(namespace)?.values() ?? [];
+    return this.#namespaces.get(namespace)?.values() ?? [];
   }
 
   set(object: T): void {
     const { namespace, name } = object.meta;
-    this.#objects.set(nameOf(object), object);
-    let shelf = this.#byNamespace.get(namespace);
-    if (!shelf) this.#byNamespace.set(namespace, (shelf = new Map<string, T>()));
-    shelf.set(name, object);
+    let objects = this.#namespaces.get(namespace);
+    if (!objects) this.#namespaces.set(namespace, (objects = new Map<string, T>()));
+    if (!objects.has(name)) this.#size += 1;
+    objects.set(name, object);
   }
 
   delete(namespace: string, name: string): void {
-    this.#objects.delete(`${namespace}/${name}`);
-    const shelf = this.#byNamespace.get(namespace);
-    if (shelf?.delete(name) && shelf.size === 0) this.#byNamespace.delete(namespace);
+    const objects = this.#namespaces.get(namespace);
+    if (!objects?.delete(name)) return;
+    this.#size -= 1;
+    if (objects.size === 0) this.#namespaces.delete(namespace);
   }
 }
 
@@ -91,6 +95,10 @@ export class Mesh {
   readonly slicesByService = new KeyIndex<EndpointSliceObject>();
   readonly slicesByPod = new KeyIndex<EndpointSliceObject>();
   readonly slicesByIp = new KeyIndex<EndpointSliceObject>();
+  /** WorkloadEntries, and ServiceEntries with endpoints of their own, by the addresses that they give. */
+  readonly entriesByIp = new KeyIndex<WorkloadEntryObject | ServiceEntryObject>();
+  /** ServiceEntries by `NAMESPACE/HOST`. */
+  readonly entriesByHost = new KeyIndex<ServiceEntryObject>();
   readonly serviceSelectors = new SelectorIndex<ServiceObject>();
   readonly serviceEntrySelectors = new SelectorIndex<ServiceEntryObject>();
   readonly authorizationSelectors = new SelectorIndex<AuthorizationPolicyObject>();
@@ -157,7 +165,12 @@ export class Mesh {
         for (const pod of podsOf(object)) this.slicesByPod.add(pod, object);
         for (const ip of addressesOf(object)) this.slicesByIp.add(ip, object);
         return;
+      case "WorkloadEntry":
+        for (const ip of entryAddresses(object)) this.entriesByIp.add(ip, object);
+        return;
       case "ServiceEntry":
+        for (const ip of entryAddresses(object)) this.entriesByIp.add(ip, object);
+        for (const host of object.hosts) this.entriesByHost.add(`${namespace}/${host}`, object);
         if (object.workloadSelector) {
           this.serviceEntrySelectors.set(namespace, name, object.workloadSelector, object);
         }
@@ -188,7 +201,12 @@ export class Mesh {
         for (const pod of podsOf(object)) this.slicesByPod.delete(pod, object);
         for (const ip of addressesOf(object)) this.slicesByIp.delete(ip, object);
         return;
+      case "WorkloadEntry":
+        for (const ip of entryAddresses(object)) this.entriesByIp.delete(ip, object);
+        return;
       case "ServiceEntry":
+        for (const ip of entryAddresses(object)) this.entriesByIp.delete(ip, object);
+        for (const host of object.hosts) this.entriesByHost.delete(`${namespace}/${host}`, object);
         if (object.workloadSelector)
           this.serviceEntrySelectors.delete(namespace, name, object.workloadSelector);
         return;
@@ -213,7 +231,15 @@ export function podsOf(slice: EndpointSliceObject): readonly string[] {
 /** The addresses of a slice's endpoints that name no pod. */
 export function addressesOf(slice: EndpointSliceObject): readonly string[] {
   if (slice.addressType === "FQDN") return [];
-  return slice.endpoints.flatMap(({ podName, addresses }) =>
-    podName === undefined ? addresses.slice(0, 1) : [],
-  );
+  return slice.endpoints.flatMap(({ podName, addresses }) => {
+    const ip = podName === undefined ? canonicalIp(addresses[0] ?? "") : undefined;
+    return ip ?? [];
+  });
+}
+
+/** The addresses that an entry's endpoints have; names are left out. */
+export function entryAddresses(entry: WorkloadEntryObject | ServiceEntryObject): readonly string[] {
+  const specs =
+    entry.kind === "WorkloadEntry" ? [entry.spec] : entry.resolution === "NONE" ? [] : entry.endpoints;
+  return specs.flatMap(({ address }) => canonicalIp(address) ?? []);
 }

@@ -23,7 +23,6 @@ export class CompiledResource implements XdsResource {
   readonly compiled: CompiledAddress | CompiledAuthorization;
   readonly name: string;
   readonly aliases: readonly string[];
-  readonly services: readonly string[];
   /** Per form; null: not sent in that form. */
   #own: EncodedResource | null | undefined;
   #foreign: EncodedResource | null | undefined;
@@ -33,8 +32,6 @@ export class CompiledResource implements XdsResource {
     this.compiled = compiled;
     this.name = compiled.type === "workload" ? compiled.uid : compiled.key;
     this.aliases = aliasesOf(compiled);
-    this.services =
-      compiled.type === "workload" && compiled.services.size > 0 ? [...compiled.services.keys()] : none;
   }
 
   get kind(): XdsResource["kind"] {
@@ -43,6 +40,10 @@ export class CompiledResource implements XdsResource {
 
   get namespace(): string {
     return this.compiled.namespace;
+  }
+
+  get services(): readonly string[] {
+    return this.compiled.type === "workload" ? [...this.compiled.services.keys()] : none;
   }
 
   get node(): string {
