@@ -1,5 +1,6 @@
 //! Whom this node believes: the roots that the CA named last, and the trust domain.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -20,47 +21,58 @@ pub enum PeerRole {
     Server,
 }
 
-/// One root with what the verifier needs of it.
+/// One root.
 #[derive(Clone, Debug)]
 struct Root {
     certificate: CertificateDer<'static>,
-    anchor: TrustAnchor<'static>,
     not_after: SystemTime,
 }
 
 /// A set of roots that does not change.
 #[derive(Debug, Default)]
-pub(crate) struct RootSet(Vec<Root>);
+pub(crate) struct RootSet {
+    roots: Vec<Root>,
+    /// What the verifier needs of each, in the same order.
+    anchors: Vec<TrustAnchor<'static>>,
+}
 
 impl RootSet {
     /// # Errors
     /// The position and problem of the first certificate that is no root.
     pub(crate) fn new(certificates: &[CertificateDer<'_>]) -> Result<Self, String> {
-        let mut roots: Vec<Root> = Vec::with_capacity(certificates.len());
+        let mut found: Vec<(Root, TrustAnchor<'static>)> = Vec::with_capacity(certificates.len());
         for (index, certificate) in certificates.iter().enumerate() {
             let wrong = |problem: String| format!("root {index}: {problem}");
             let anchor = anchor_from_trusted_cert(certificate).map_err(|e| wrong(e.to_string()))?.to_owned();
-            let facts = CertificateFacts::read(certificate).map_err(wrong)?;
-            if roots.iter().all(|known| known.certificate != *certificate) {
-                let certificate = certificate.clone().into_owned();
-                roots.push(Root { certificate, anchor, not_after: facts.not_after });
-            }
+            let not_after = CertificateFacts::read(certificate).map_err(wrong)?.not_after;
+            found.push((Root { certificate: certificate.clone().into_owned(), not_after }, anchor));
         }
-        roots.sort_unstable_by(|a, b| a.certificate.as_ref().cmp(b.certificate.as_ref()));
-        Ok(Self(roots))
+        // Sorted, so that sets compare whatever order the CA named them in.
+        found.sort_unstable_by(|(a, _), (b, _)| a.certificate.as_ref().cmp(b.certificate.as_ref()));
+        found.dedup_by(|(a, _), (b, _)| a.certificate == b.certificate);
+        let (roots, anchors) = found.into_iter().unzip();
+        Ok(Self { roots, anchors })
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.roots.is_empty()
     }
 
     pub(crate) fn certificates(&self) -> Vec<CertificateDer<'static>> {
-        self.0.iter().map(|root| root.certificate.clone()).collect()
+        self.roots.iter().map(|root| root.certificate.clone()).collect()
     }
 
     fn same_as(&self, other: &Self) -> bool {
-        self.0.len() == other.0.len()
-            && self.0.iter().zip(&other.0).all(|(a, b)| a.certificate == b.certificate)
+        self.roots.iter().map(|root| &root.certificate).eq(other.roots.iter().map(|root| &root.certificate))
+    }
+
+    /// The anchors of the roots that have not expired; copied only where one has.
+    fn anchors(&self, at: SystemTime) -> Cow<'_, [TrustAnchor<'static>]> {
+        if self.roots.iter().all(|root| root.not_after >= at) {
+            return Cow::Borrowed(&self.anchors);
+        }
+        let valid = self.roots.iter().zip(&self.anchors).filter(|(root, _)| root.not_after >= at);
+        Cow::Owned(valid.map(|(_, anchor)| anchor.clone()).collect())
     }
 
     /// Builds the path from `chain` (leaf first) to one of the roots that have not expired `at` that time.
@@ -72,8 +84,7 @@ impl RootSet {
     ) -> Result<(), PeerError> {
         let untrusted = |problem: &str| PeerError::Untrusted(problem.to_owned());
         let (leaf, intermediates) = chain.split_first().ok_or_else(|| untrusted("it is absent"))?;
-        let anchors: Vec<TrustAnchor<'_>> =
-            self.0.iter().filter(|root| root.not_after >= at).map(|root| root.anchor.clone()).collect();
+        let anchors = self.anchors(at);
         let usage = match role {
             PeerRole::Client => KeyUsage::client_auth(),
             PeerRole::Server => KeyUsage::server_auth(),

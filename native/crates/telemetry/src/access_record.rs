@@ -1,11 +1,12 @@
 //! What is written of one connection when it ends: `docs/node-interfaces.md`, "Access record".
 
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use serde::{Serialize, Serializer};
+use serde::de::{MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::{Reason, Reporter, rfc3339_millis};
 
@@ -159,7 +160,9 @@ impl AccessRecord {
 
     /// Appends `key="value"` pairs, in the order of the JSON form, and a line feed.
     pub fn write_text(&self, out: &mut Vec<u8>) {
-        let Ok(serde_json::Value::Object(fields)) = serde_json::to_value(self.line()) else { return };
+        let mut json = Vec::with_capacity(512);
+        self.write_json(&mut json);
+        let Ok(Pairs(fields)) = serde_json::from_slice(&json) else { return };
         let mut line = String::with_capacity(512);
         for (key, value) in fields {
             if !line.is_empty() {
@@ -177,5 +180,28 @@ impl AccessRecord {
         }
         out.extend_from_slice(line.as_bytes());
         out.push(b'\n');
+    }
+}
+
+/// An object's members in their order.
+struct Pairs(Vec<(String, serde_json::Value)>);
+
+impl<'de> Deserialize<'de> for Pairs {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Members;
+        impl<'de> Visitor<'de> for Members {
+            type Value = Pairs;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Pairs, A::Error> {
+                let mut pairs = Vec::new();
+                while let Some(pair) = members.next_entry()? {
+                    pairs.push(pair);
+                }
+                Ok(Pairs(pairs))
+            }
+        }
+        deserializer.deserialize_map(Members)
     }
 }
