@@ -231,15 +231,17 @@ async fn carry(
 ) {
     let meter = ToClient(record.bytes());
     tokio::select! {
-        end = relay_tunnel(&tcp, &mut stream, &meter) => {
-            if let Some(failure) = of_relay(&end, "application", "client") {
-                record.fail(failure.reason, failure.error);
-            }
-        }
+        // What ends a connection also breaks its tunnel: the reason is looked at first.
+        biased;
         end = tracked.closed() => {
             closed(record, end);
             stream.reset();
             reset_on_close(&tcp);
+        }
+        end = relay_tunnel(&tcp, &mut stream, &meter) => {
+            if let Some(failure) = of_relay(&end, "application", "client") {
+                record.fail(failure.reason, failure.error);
+            }
         }
     }
 }

@@ -89,15 +89,17 @@ async fn carry(
 ) {
     let meter = FromClient(record.bytes());
     tokio::select! {
-        end = relay_tcp(tcp, upstream, &meter) => {
-            if let Some(failure) = of_relay(&end, "client", "application") {
-                record.fail(failure.reason, failure.error);
-            }
-        }
+        // What ends a connection also breaks its tunnel: the reason is looked at first.
+        biased;
         end = tracked.closed() => {
             closed(record, end);
             reset_on_close(tcp);
             reset_on_close(upstream);
+        }
+        end = relay_tcp(tcp, upstream, &meter) => {
+            if let Some(failure) = of_relay(&end, "client", "application") {
+                record.fail(failure.reason, failure.error);
+            }
         }
     }
 }

@@ -72,22 +72,26 @@ async fn carry(pod: &Arc<Pod>, tcp: TcpStream, reached: Reached, mut record: Con
     let ended = match reached.upstream {
         Upstream::Tunnel(mut stream) => {
             tokio::select! {
-                end = relay_tunnel(&tcp, &mut stream, &meter) => Ok(end),
+                // What ends a connection also breaks its tunnel: the reason is looked at first.
+                biased;
                 closed = tracked.closed() => {
                     stream.reset();
                     reset_on_close(&tcp);
                     Err(closed)
                 }
+                end = relay_tunnel(&tcp, &mut stream, &meter) => Ok(end),
             }
         }
         Upstream::Plain(upstream) => {
             tokio::select! {
-                end = relay_tcp(&tcp, &upstream, &meter) => Ok(end),
+                // What ends a connection also breaks its tunnel: the reason is looked at first.
+                biased;
                 closed = tracked.closed() => {
                     reset_on_close(&upstream);
                     reset_on_close(&tcp);
                     Err(closed)
                 }
+                end = relay_tcp(&tcp, &upstream, &meter) => Ok(end),
             }
         }
     };

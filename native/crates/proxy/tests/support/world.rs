@@ -203,7 +203,10 @@ impl World {
         let _ = std::fs::remove_file(directory.join("zds.sock"));
         let agent = Agent::listen(&directory.join("zds.sock"));
         let shared = self.directory.path().display();
-        let child = Command::new(env!("CARGO_BIN_EXE_meltemi-proxy"))
+        // The rig (an example) is told by its environment which binary it is about.
+        let binary = option_env!("CARGO_BIN_EXE_meltemi-proxy").map(PathBuf::from);
+        let binary = binary.or_else(|| std::env::var_os("MELTEMI_PROXY").map(PathBuf::from)).unwrap();
+        let child = Command::new(binary)
             .args(["ztunnel", "--node", node, "--keys", "none", "--zds", &at("zds.sock")])
             .args(["--admin", &at("admin.sock"), "--control", &at("control.sock")])
             .args(["--xds", &format!("unix:{shared}/xds.sock"), "--ca", &format!("unix:{shared}/ca.sock")])

@@ -1,4 +1,4 @@
-#![allow(dead_code, unreachable_pub, reason = "each test binary uses its part")]
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used, reason = "each test binary uses its part")]
 //! Two proxies without TLS on loopback: what this crate sees of a mesh.
 use meltemi_tunnel::{
     Cause, ConnectFailure, ConnectFailureKind, Connector, Incoming, Limits, Meter, OpenRequest, Pool,
