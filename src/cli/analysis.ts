@@ -35,7 +35,7 @@ export interface Analysis extends Readonly<Record<Outcome, number>> {
 export type AnalyzeOptions = Partial<CheckOptions>;
 
 export const defaultCheckOptions: CheckOptions = {
-  rootNamespace: "istio-system",
+  rootNamespaces: ["istio-system", "meltemi-system"],
   trustDomain: "cluster.local",
   enrolment: defaultEnrolmentRules,
   standalone: false,

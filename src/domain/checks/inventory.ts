@@ -3,8 +3,8 @@ import type { MeshObject, PodObject, ServiceObject } from "../objects.js";
 import type { Problem } from "../problem.js";
 
 export interface CheckOptions {
-  /** Policies of this namespace are for the whole mesh. */
-  readonly rootNamespace: string;
+  /** Policies of these namespaces are for the whole mesh. */
+  readonly rootNamespaces: readonly string[];
   readonly trustDomain: string;
   readonly enrolment: EnrolmentRules;
   /** Pods run on this machine, in network namespaces that their annotations name. */
@@ -73,9 +73,9 @@ export class Inventory {
     );
   }
 
-  /** Pods of a namespace that a selector matches; of every namespace from the root namespace. */
+  /** Pods of a namespace that a selector matches; of every namespace from a root namespace. */
   podsOf(policyNamespace: string, selector: Selector): PodObject[] {
-    const mesh = policyNamespace === this.options.rootNamespace;
+    const mesh = this.isRoot(policyNamespace);
     const pods = mesh ? this.all("Pod") : (this.#podsByNamespace.get(policyNamespace) ?? []);
     return pods.filter((pod) => selects(selector, pod.meta.labels));
   }
@@ -85,6 +85,10 @@ export class Inventory {
     if (!service.selector) return [];
     const pods = this.#podsByNamespace.get(service.meta.namespace) ?? [];
     return pods.filter((pod) => selects(service.selector, pod.meta.labels));
+  }
+
+  isRoot(namespace: string): boolean {
+    return this.options.rootNamespaces.includes(namespace);
   }
 
   isEnrolled(pod: PodObject): boolean {

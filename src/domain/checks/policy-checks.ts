@@ -158,7 +158,7 @@ function checkRequestFields(check: Check, rule: AuthorizationRule, base: string)
 function checkScope(check: Check): void {
   const { policy, inventory } = check;
   const { namespace } = policy.meta;
-  const mesh = namespace === inventory.options.rootNamespace;
+  const mesh = inventory.isRoot(namespace);
   if (policy.selector && inventory.podsOf(namespace, policy.selector).length === 0) {
     const where = mesh ? "the mesh" : `namespace ${namespace}`;
     const message = `selects no pod of ${where}: the policy protects nothing`;

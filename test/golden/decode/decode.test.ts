@@ -58,7 +58,7 @@ describe("checks", () => {
       if (decoded.outcome === "understood") objects.push(decoded.object);
     }
     const problems = checkObjects(objects, {
-      rootNamespace: "istio-system",
+      rootNamespaces: ["istio-system", "meltemi-system"],
       trustDomain: "cluster.local",
       enrolment: defaultEnrolmentRules,
       standalone: file.startsWith("standalone"),
