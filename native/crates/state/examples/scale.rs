@@ -56,7 +56,10 @@ fn main() -> Result<(), Failure> {
     measure("evaluate 1,000 policies, none matches", 5_000, |_| {
         (!set.evaluate(black_box(&facts)).is_allowed()).then_some(()).ok_or("allowed".into())
     })?;
-    measure("policies_for, shared set", 500_000, |_| Ok(drop(black_box(mesh.policies_for(&source)))))
+    measure("policies_for, shared set", 500_000, |_| {
+        black_box(mesh.policies_for(&source));
+        Ok(())
+    })
 }
 
 fn measure(name: &str, times: u32, mut act: impl FnMut(u32) -> Result<(), Failure>) -> Result<(), Failure> {
@@ -84,7 +87,10 @@ fn connect(mesh: &Mesh, source: &Workload, number: u32) -> Result<(), Failure> {
         client: Ipv4Addr::new(10, 0, 0, 1).into(),
     };
     match mesh.select(request)? {
-        Selection::Endpoint(endpoint) => Ok(drop(black_box(endpoint))),
+        Selection::Endpoint(endpoint) => {
+            black_box(endpoint);
+            Ok(())
+        }
         Selection::Passthrough(_) => Err("no endpoint".into()),
     }
 }

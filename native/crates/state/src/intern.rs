@@ -20,15 +20,15 @@ pub(crate) struct Pools {
     services: Pool<[ServicePorts]>,
     policies: Pool<[PolicyKey]>,
     identities: std::collections::HashMap<Box<str>, Identity>,
-    added: usize,
+    /// Texts that were left after the last trimming.
+    kept: usize,
 }
 
-/// Trimmed after so many additions, so that the cost is spread.
+/// Trimmed when the texts have doubled and grown by this, so that the cost is spread.
 const TRIM_AFTER: usize = 4096;
 
 impl Pools {
     pub(crate) fn text(&mut self, text: &str) -> Text {
-        self.added += 1;
         self.texts.get(text)
     }
 
@@ -61,12 +61,16 @@ impl Pools {
         Ok(identity)
     }
 
+    #[cfg(test)]
+    pub(crate) fn len(&self) -> usize {
+        self.texts.0.len()
+    }
+
     /// Forgets what nobody holds, now and then.
     pub(crate) fn trim(&mut self) {
-        if self.added < TRIM_AFTER {
+        if self.texts.0.len() + self.identities.len() < 2 * self.kept + TRIM_AFTER {
             return;
         }
-        self.added = 0;
         self.services.trim();
         self.policies.trim();
         self.ports.trim();
@@ -75,6 +79,7 @@ impl Pools {
         self.texts.trim();
         // Identities do not tell who holds them; those in use are merely no longer shared with new ones.
         self.identities.clear();
+        self.kept = self.texts.0.len();
     }
 }
 

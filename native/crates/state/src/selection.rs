@@ -70,10 +70,22 @@ pub enum SelectError {
     NoEndpoint { service: ServiceKey, port: u16, known: usize, unhealthy: usize, elsewhere: usize },
 }
 
+/// Up to so many endpoints are looked at one by one for every connection, and take turns.
+const FEW: usize = 16;
+
+#[derive(Clone, Copy)]
 struct Candidate<'a> {
     entry: &'a EndpointEntry,
     port: u16,
     rank: usize,
+}
+
+/// Why an endpoint is no candidate.
+enum Unfit {
+    /// It does not serve the port, or has no address that the client can reach.
+    Unsuited,
+    Unhealthy,
+    Elsewhere,
 }
 
 impl Mesh {
@@ -93,8 +105,13 @@ impl Mesh {
             service: request.service.clone(),
             port: request.service_port,
         })?;
-        let candidates = candidates(entry, service, port.target_port, &request)?;
-        let chosen = self.choose(entry, service, &candidates, request.client);
+        let chosen = match self.at_random(entry, service, port.target_port, &request) {
+            Some(candidate) => candidate,
+            None => {
+                let candidates = candidates(entry, service, port.target_port, &request)?;
+                self.choose(entry, service, &candidates, request.client)
+            }
+        };
         Ok(Selection::Endpoint(Endpoint {
             service: service.clone(),
             workload: chosen.entry.workload.clone(),
@@ -129,30 +146,55 @@ impl Mesh {
         Some(self.store.read().services.get(service)?.known_since? + SETTLING)
     }
 
-    fn choose<'a, 'b>(
+    /// Of many endpoints that are all alike to the service, one at random that is fit, without looking
+    /// at all of them.
+    fn at_random<'a>(
+        &self,
+        entry: &'a ServiceEntry,
+        service: &Service,
+        service_target: Option<u16>,
+        request: &SelectionRequest<'_>,
+    ) -> Option<Candidate<'a>> {
+        let alike = service.load_balancing.mode == BalanceMode::Standard
+            && service.affinity.is_none()
+            && entry.weighted == 0;
+        if !alike || entry.endpoints.len() <= FEW {
+            return None;
+        }
+        (0..4).find_map(|_| {
+            let endpoint = &entry.endpoints[rand::rng().random_range(0..entry.endpoints.len())];
+            let candidate = examine(endpoint, service, service_target, request).ok()?;
+            (!self.is_ejected(&candidate)).then_some(candidate)
+        })
+    }
+
+    fn choose<'a>(
         &self,
         entry: &ServiceEntry,
         service: &Service,
-        candidates: &'b [Candidate<'a>],
+        candidates: &[Candidate<'a>],
         client: IpAddr,
-    ) -> &'b Candidate<'a> {
-        let ejected = |candidate: &Candidate<'_>| {
-            self.ejections.is_ejected(&candidate.entry.workload.uid, candidate.port)
-        };
-        let usable: Vec<&Candidate<'_>> = candidates.iter().filter(|candidate| !ejected(candidate)).collect();
-        let usable = if usable.is_empty() { candidates.iter().collect() } else { usable };
-        let Some(affinity) = service.affinity else { return balance(entry, &usable) };
+    ) -> Candidate<'a> {
+        let usable: Vec<Candidate<'a>> =
+            candidates.iter().filter(|candidate| !self.is_ejected(candidate)).copied().collect();
+        let usable = if usable.is_empty() { candidates } else { &usable };
+        let Some(affinity) = service.affinity else { return balance(entry, usable) };
         let remembered = self.affinities.get(&service.key, client);
         let chosen = usable
             .iter()
             .find(|candidate| remembered.as_ref() == Some(&candidate.entry.workload.uid))
             .copied()
-            .unwrap_or_else(|| rendezvous(&usable, client));
+            .unwrap_or_else(|| rendezvous(usable, client));
         self.affinities.remember(&service.key, client, &chosen.entry.workload.uid, affinity.timeout);
         chosen
     }
+
+    fn is_ejected(&self, candidate: &Candidate<'_>) -> bool {
+        self.ejections.is_ejected(&candidate.entry.workload.uid, candidate.port)
+    }
 }
 
+/// The nearest of the endpoints that are fit; never empty.
 fn candidates<'a>(
     entry: &'a ServiceEntry,
     service: &Service,
@@ -162,20 +204,12 @@ fn candidates<'a>(
     let (mut unhealthy, mut elsewhere) = (0, 0);
     let mut found: Vec<Candidate<'a>> = Vec::with_capacity(entry.endpoints.len());
     for endpoint in &entry.endpoints {
-        let workload = &*endpoint.workload;
-        let Some(port) = target_port(endpoint, request.service_port, service_target) else { continue };
-        if !is_reachable(workload, service.ip_families, request.source) {
-            continue;
+        match examine(endpoint, service, service_target, request) {
+            Ok(candidate) => found.push(candidate),
+            Err(Unfit::Unsuited) => {}
+            Err(Unfit::Unhealthy) => unhealthy += 1,
+            Err(Unfit::Elsewhere) => elsewhere += 1,
         }
-        if (!workload.healthy && !service.load_balancing.allow_unhealthy) || workload.capacity == 0 {
-            unhealthy += 1;
-            continue;
-        }
-        let Some(rank) = rank(&service.load_balancing, request.source, workload) else {
-            elsewhere += 1;
-            continue;
-        };
-        found.push(Candidate { entry: endpoint, port, rank });
     }
     let Some(nearest) = found.iter().map(|candidate| candidate.rank).max() else {
         return Err(SelectError::NoEndpoint {
@@ -188,6 +222,24 @@ fn candidates<'a>(
     };
     found.retain(|candidate| candidate.rank == nearest);
     Ok(found)
+}
+
+fn examine<'a>(
+    endpoint: &'a EndpointEntry,
+    service: &Service,
+    service_target: Option<u16>,
+    request: &SelectionRequest<'_>,
+) -> Result<Candidate<'a>, Unfit> {
+    let workload = &*endpoint.workload;
+    let port = target_port(endpoint, request.service_port, service_target).ok_or(Unfit::Unsuited)?;
+    if !is_reachable(workload, service.ip_families, request.source) {
+        return Err(Unfit::Unsuited);
+    }
+    if (!workload.healthy && !service.load_balancing.allow_unhealthy) || workload.capacity == 0 {
+        return Err(Unfit::Unhealthy);
+    }
+    let rank = rank(&service.load_balancing, request.source, workload).ok_or(Unfit::Elsewhere)?;
+    Ok(Candidate { entry: endpoint, port, rank })
 }
 
 /// The endpoint's own mapping goes before the service's.
@@ -239,20 +291,23 @@ fn rank(balancing: &LoadBalancing, source: &Workload, workload: &Workload) -> Op
     }
 }
 
-/// Equal weights take turns; different ones are drawn in proportion.
-fn balance<'a, 'b>(entry: &ServiceEntry, usable: &[&'b Candidate<'a>]) -> &'b Candidate<'a> {
+/// Equal weights take turns, or are drawn where they are many; different ones are drawn in proportion.
+fn balance<'a>(entry: &ServiceEntry, usable: &[Candidate<'a>]) -> Candidate<'a> {
     let weight = |candidate: &Candidate<'_>| u64::from(candidate.entry.workload.capacity);
-    let first = weight(usable[0]);
+    let first = weight(&usable[0]);
     if usable.iter().all(|candidate| weight(candidate) == first) {
-        let turn = entry.turn.fetch_add(1, Ordering::Relaxed) as usize;
+        let turn = match entry.endpoints.len() {
+            0..=FEW => entry.turn.fetch_add(1, Ordering::Relaxed) as usize,
+            _ => rand::rng().random_range(0..usable.len()),
+        };
         return usable[turn % usable.len()];
     }
-    let total: u64 = usable.iter().map(|candidate| weight(candidate)).sum();
+    let total: u64 = usable.iter().map(weight).sum();
     let mut drawn = rand::rng().random_range(0..total);
     for candidate in usable {
         match drawn.checked_sub(weight(candidate)) {
             Some(rest) => drawn = rest,
-            None => return candidate,
+            None => return *candidate,
         }
     }
     usable[0]
@@ -260,11 +315,11 @@ fn balance<'a, 'b>(entry: &ServiceEntry, usable: &[&'b Candidate<'a>]) -> &'b Ca
 
 /// The same client gets the same endpoint of the same set, also after a restart, and another one
 /// only if its own goes.
-fn rendezvous<'a, 'b>(usable: &[&'b Candidate<'a>], client: IpAddr) -> &'b Candidate<'a> {
+fn rendezvous<'a>(usable: &[Candidate<'a>], client: IpAddr) -> Candidate<'a> {
     let hasher = BuildHasherDefault::<DefaultHasher>::default();
     usable
         .iter()
-        .copied()
         .max_by_key(|candidate| hasher.hash_one((client, candidate.entry.workload.uid.as_str())))
+        .copied()
         .unwrap_or(usable[0])
 }

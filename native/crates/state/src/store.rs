@@ -25,6 +25,8 @@ pub(crate) struct EndpointEntry {
 pub(crate) struct ServiceEntry {
     pub(crate) service: Option<Arc<Service>>,
     pub(crate) endpoints: Vec<EndpointEntry>,
+    /// How many of them have another weight than 1.
+    pub(crate) weighted: usize,
     /// When the service was first told of; its endpoints may follow.
     pub(crate) known_since: Option<Instant>,
     /// Where the next turn of round robin stands.
@@ -107,7 +109,9 @@ impl Store {
         }
         for entry in workload.services.iter() {
             let endpoint = EndpointEntry { workload: workload.clone(), ports: entry.ports.clone() };
-            self.services.entry_ref(&entry.service).or_default().endpoints.push(endpoint);
+            let service = self.services.entry_ref(&entry.service).or_default();
+            service.endpoints.push(endpoint);
+            service.weighted += usize::from(workload.capacity != 1);
         }
         if *workload.node == *own_node && !own_node.is_empty() {
             self.local.insert((workload.namespace.clone(), workload.name.clone()), workload.clone());
@@ -125,6 +129,7 @@ impl Store {
         for entry in workload.services.iter() {
             let Some(service) = self.services.get_mut(&entry.service) else { continue };
             service.endpoints.retain(|endpoint| endpoint.workload.uid != *uid);
+            service.weighted -= usize::from(workload.capacity != 1);
             if service.service.is_none() && service.endpoints.is_empty() {
                 self.services.remove(&entry.service);
             }

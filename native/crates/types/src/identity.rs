@@ -193,4 +193,40 @@ mod tests {
         assert!(Identity::new("td", "a/sa/admin", "b").is_err());
         assert!(Identity::new("td/ns/x", "a", "b").is_err());
     }
+
+    #[test]
+    fn any_text_is_refused_or_comes_back_as_it_was() {
+        use rand::{Rng, SeedableRng};
+        let mut random = rand::rngs::StdRng::seed_from_u64(3);
+        let pieces = [
+            "spiffe://",
+            "td",
+            "/ns/",
+            "/sa/",
+            "a",
+            "..",
+            "/",
+            "%2f",
+            "\u{e9}",
+            "",
+            "cluster.local",
+            "ns",
+            "\0",
+        ];
+        let mut accepted = 0;
+        for _ in 0..200_000 {
+            let text: String = (0..random.random_range(0..8))
+                .map(|_| pieces[random.random_range(0..pieces.len())])
+                .collect();
+            if let Ok(id) = text.parse::<Identity>() {
+                accepted += 1;
+                assert_eq!(id.uri(), text);
+                let parts = (id.trust_domain(), id.namespace(), id.service_account());
+                assert_eq!(Identity::new(parts.0, parts.1, parts.2), Ok(id.clone()));
+                let _ = text.parse::<crate::NetworkAddress>();
+                let _ = crate::NamespacedHostname::new(text.as_str());
+            }
+        }
+        assert!(accepted > 0);
+    }
 }

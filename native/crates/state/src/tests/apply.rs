@@ -137,3 +137,21 @@ fn what_workloads_have_in_common_is_kept_once() {
     assert!(Arc::ptr_eq(&one.locality, &two.locality));
     assert!(std::ptr::eq(one.identity.uri(), two.identity.uri()));
 }
+
+#[test]
+fn what_nobody_holds_any_more_is_forgotten() {
+    let mesh = wildcard(vec![]);
+    for round in 0..4 {
+        let many = (0..5_000).map(|n| {
+            let mut workload = pod(&format!("p{n}"), "");
+            workload.canonical_name = format!("app-{round}-{n}");
+            workload.hostname = "db.example".into();
+            update(workload)
+        });
+        assert_eq!(put(&mesh, many.collect()), vec![]);
+    }
+    let names: Vec<String> = (0..5_000).map(|n| pod_uid(&format!("p{n}"))).collect();
+    remove(&mesh, &names.iter().map(String::as_str).collect::<Vec<_>>());
+    let held = mesh.pools.lock().len();
+    assert!(held < 12_000, "{held} texts of 20,000 are still held");
+}

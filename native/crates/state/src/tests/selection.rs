@@ -80,6 +80,35 @@ fn capacity_is_a_weight_and_none_takes_none() {
     assert_eq!(spread["a"] + spread["b"], 10_000);
 }
 
+/// One at random of many: the same rules as for few.
+#[test]
+fn of_many_endpoints_only_fit_ones_are_drawn_and_all_of_them() {
+    let many = (1..=100).map(|last| wire::Workload {
+        status: i32::from(last % 10 == 0),
+        ..endpoint(&format!("e{last}"), last)
+    });
+    let one = mesh(web(), many.collect());
+    one.report(&uid("e1"), 8080, ConnectOutcome::Failed);
+    let counts = spread(&one, 20_000);
+    // 89 endpoints; expected 225 each, with a standard deviation of 15.
+    assert_eq!(counts.len(), 89, "{counts:?}");
+    assert!(!counts.contains_key("e10") && !counts.contains_key("e1"));
+    assert!(counts.values().all(|count| (125..325).contains(count)), "{counts:?}");
+    // Weights are honoured among many, too, and forgotten with their endpoint.
+    put(&one, vec![update(wire::Workload { capacity: Some(89), ..endpoint("heavy", 200) })]);
+    let heavy = spread(&one, 2_000)["heavy"];
+    assert!((850..1_160).contains(&heavy), "{heavy}");
+    remove(&one, &[&pod_uid("heavy")]);
+    assert_eq!(one.store.read().services[&service_key("web")].weighted, 0);
+}
+
+#[test]
+fn many_endpoints_without_a_fit_one_are_none() {
+    let sick = (1..=100).map(|last| wire::Workload { status: 1, ..endpoint(&format!("e{last}"), last) });
+    let error = select_for(&mesh(web(), sick.collect()), CLIENT, 80).unwrap_err();
+    assert!(matches!(error, SelectError::NoEndpoint { unhealthy: 100, .. }));
+}
+
 #[test]
 fn only_healthy_endpoints_unless_the_service_takes_all() {
     let sick = |name, last| wire::Workload { status: 1, ..endpoint(name, last) };
