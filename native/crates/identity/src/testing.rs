@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1, UnparsedPublicKey};
 use hyper::server::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::service::TowerToHyperService;
@@ -287,7 +288,13 @@ impl Point {
         let (_, request) =
             x509_parser::certification_request::X509CertificationRequest::from_der(csr.contents())
                 .map_err(|error| error.to_string())?;
-        Ok(Self(request.certification_request_info.subject_pki.subject_public_key.data.to_vec()))
+        let info = &request.certification_request_info;
+        let point = info.subject_pki.subject_public_key.data.to_vec();
+        // Proof of possession, as every CA asks for.
+        UnparsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, &point)
+            .verify(info.raw, &request.signature_value.data)
+            .map_err(|_| "the CSR is not signed by its own key".to_owned())?;
+        Ok(Self(point))
     }
 }
 
