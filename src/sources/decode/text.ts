@@ -8,6 +8,8 @@ export interface LocatedObject {
   /** Line of the text, from 1, on which the object's document begins. */
   readonly line: number;
   readonly decoded: Decoded;
+  /** The part of the text that holds the object's document. */
+  readonly text: string;
   /** Line of the text, from 1, of one of the object's fields, or of the nearest that is there. */
   readonly lineOf: (path: string) => number;
 }
@@ -53,12 +55,13 @@ function decodeChunk(chunk: Chunk, options: DecodeOptions): ChunkObject[] {
 function located(object: ChunkObject, chunk: Chunk, file: string): LocatedObject {
   const lineOf = (path: string): number => chunk.linesBefore + object.lineOf(path) + 1;
   const line = chunk.linesBefore + object.line + 1;
-  if (object.decoded.problems.length === 0) return { line, decoded: object.decoded, lineOf };
+  if (object.decoded.problems.length === 0)
+    return { line, decoded: object.decoded, text: chunk.text, lineOf };
   const problems = object.decoded.problems.map((problem) => ({
     ...problem,
     location: `${file}:${lineOf(problem.path)}`,
   }));
-  return { line, decoded: { ...object.decoded, problems }, lineOf };
+  return { line, decoded: { ...object.decoded, problems }, text: chunk.text, lineOf };
 }
 
 /**

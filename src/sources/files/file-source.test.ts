@@ -1,4 +1,4 @@
-import { mkdir, mkdtemp, rename, rm, symlink, unlink, writeFile } from "node:fs/promises";
+import { mkdir, mkdtemp, readdir, rename, rm, stat, symlink, unlink, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
@@ -6,6 +6,7 @@ import { MeltemiError } from "../../domain/error.js";
 import type { Problem } from "../../domain/problem.js";
 import type { SourceBatch } from "../../domain/source-event.js";
 import { systemClock } from "../../platform/clock.js";
+import { systemFiles } from "../../platform/files.js";
 import { createLogger } from "../../platform/logger.js";
 import { FileSource, type FileSourceOptions } from "./file-source.js";
 
@@ -304,6 +305,68 @@ describe("what is wrong", () => {
       await rename(`${watched.directory}-away`, watched.directory);
     }
     expect(await watched.next()).toEqual({ events: [], problems: [] });
+  });
+});
+
+describe("the last good form, kept over a restart", () => {
+  const kept = (): string => `${watched.directory}-kept`;
+  const options = (): Partial<FileSourceOptions> => ({ lastGood: { directory: kept(), files: systemFiles } });
+  /** A first run that sees good files, and ends. */
+  const once = async (directory: string): Promise<void> => {
+    const first = new Watched(directory);
+    first.start(options());
+    await first.next();
+    await first.stop();
+  };
+
+  afterEach(() => rm(kept(), { recursive: true, force: true }));
+
+  test("is in force although the file was broken meanwhile", async () => {
+    await watched.write("policies/a.yaml", `${strict}---\n${account("one")}`);
+    await watched.write("b.yaml", account("two"));
+    await once(watched.directory);
+    await watched.write("policies/a.yaml", `${misspelt}---\n${account("three")}`);
+    await watched.write("b.yaml", "kind: [\n");
+    watched.start(options());
+    const batch = await watched.next();
+    expect(said(batch)).toEqual([
+      "apply PeerAuthentication shop/pa",
+      "apply ServiceAccount shop/three",
+      "apply ServiceAccount shop/two",
+    ]);
+    expect(errors(batch).map(({ location }) => location)).toEqual(["b.yaml:2", "policies/a.yaml:4"]);
+  });
+
+  test("survives any number of restarts with the file broken", async () => {
+    await watched.write("a.yaml", strict);
+    await once(watched.directory);
+    await watched.write("a.yaml", misspelt);
+    await once(watched.directory);
+    await once(watched.directory);
+    watched.start(options());
+    expect(said(await watched.next())).toEqual(["apply PeerAuthentication shop/pa"]);
+  });
+
+  test("does not come back with a new file of a removed one's name", async () => {
+    await watched.write("a.yaml", strict);
+    await once(watched.directory);
+    await unlink(join(watched.directory, "a.yaml"));
+    await once(watched.directory);
+    await watched.write("a.yaml", "kind: [\n");
+    watched.start(options());
+    const batch = await watched.next();
+    expect(batch.events).toEqual([]);
+    expect(errors(batch)).toHaveLength(1);
+  });
+
+  test("is written for the user alone, and only when it changed", async () => {
+    await watched.write("a.yaml", strict);
+    await once(watched.directory);
+    const [name] = await readdir(kept());
+    const before = await stat(join(kept(), name!));
+    expect(before.mode & 0o777).toBe(0o600);
+    await once(watched.directory);
+    expect((await stat(join(kept(), name!))).ino).toBe(before.ino);
   });
 });
 

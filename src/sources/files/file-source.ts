@@ -3,11 +3,13 @@ import { MeltemiError, messageOf } from "../../domain/error.js";
 import type { Problem } from "../../domain/problem.js";
 import type { Source, SourceBatch } from "../../domain/source-event.js";
 import { every, type Cancel, type Clock } from "../../platform/clock.js";
+import type { Files } from "../../platform/files.js";
 import type { Logger } from "../../platform/logger.js";
 import { watchDirectory } from "../../platform/watch.js";
 import { listConfiguration, readConfiguration, type FileStamp } from "./directory.js";
 import { DirectoryState } from "./directory-state.js";
-import { isDoubtful, readFileState, unreadableFileState } from "./file-state.js";
+import { LastGoodFiles } from "./last-good.js";
+import { isDoubtful, readFileState, unreadableFileState, type FileState } from "./file-state.js";
 
 export interface FileSourceOptions {
   readonly directory: string;
@@ -17,6 +19,8 @@ export interface FileSourceOptions {
   readonly settleMs?: number;
   /** How long a version that may be half written is left alone before it is believed. */
   readonly doubtMs?: number;
+  /** Where the last good form of each file is kept for the next start; undefined: it lasts as long as the process. */
+  readonly lastGood?: { readonly directory: string; readonly files: Files } | undefined;
   /** Period of looking at all files, for what the kernel's watch may miss. */
   readonly rescanMs?: number;
 }
@@ -25,7 +29,7 @@ export interface FileSourceOptions {
 const stampTickMs = 20;
 /** In how many times `doubtMs` a file that keeps changing is believed. */
 const longestDoubt = 10;
-const defaults = { settleMs: 20, doubtMs: 100, rescanMs: 5_000 };
+const defaults = { lastGood: undefined, settleMs: 20, doubtMs: 100, rescanMs: 5_000 };
 
 function sameStamp(a: FileStamp | undefined, b: FileStamp): boolean {
   return a !== undefined && a.inode === b.inode && a.size === b.size && a.changedAtMs === b.changedAtMs;
@@ -107,19 +111,27 @@ class Reader {
   /** Whether the last look read a file that had only just been written. */
   #fresh = false;
   #lookAgain: Cancel | undefined;
+  readonly #lastGood: LastGoodFiles | undefined;
+  /** Files whose kept form is to be brought up to date. */
+  readonly #toKeep = new Set<string>();
   #queue: Promise<void> = Promise.resolve();
 
   constructor(
     private readonly options: Required<FileSourceOptions>,
     private readonly onBatch: (batch: SourceBatch) => void,
     private readonly signal: AbortSignal,
-  ) {}
+  ) {
+    const { lastGood } = options;
+    this.#lastGood = lastGood && new LastGoodFiles(lastGood.directory, lastGood.files);
+  }
 
   /** The first look believes everything: there is nothing that could be lost. */
   async start(): Promise<void> {
     const stamps = await listConfiguration(this.options.directory);
     for (const stamp of stamps) await this.#read(stamp, true);
     this.#tell([]);
+    await this.#keepLastGood();
+    await this.#forgetOthers(stamps);
   }
 
   /** Looks at all files, after the looks that are under way. */
@@ -159,11 +171,13 @@ class Reader {
     }
     this.#tell([]);
     this.#scheduleLook();
+    await this.#keepLastGood();
   }
 
   async #read(stamp: FileStamp, believe: boolean): Promise<void> {
     const { path } = stamp;
-    const previous = this.#state.file(path);
+    const atStart = believe && this.#lastGood !== undefined;
+    const previous = atStart ? await this.#recall(path) : this.#state.file(path);
     try {
       const text = await readConfiguration(this.options.directory, stamp);
       const state = readFileState(path, text, previous);
@@ -185,11 +199,13 @@ class Reader {
     if (Math.abs(this.options.clock.now() - stamp.changedAtMs) < stampTickMs) this.#fresh = true;
     else this.#stamps.set(path, stamp);
     this.#doubts.delete(path);
+    this.#toKeep.add(path);
   }
 
   #vanish(path: string): void {
     if (this.#doubted(path, undefined)) return;
     this.#state.remove(path);
+    this.#toKeep.add(path);
     this.#stamps.delete(path);
     this.#doubts.delete(path);
   }
@@ -207,6 +223,38 @@ class Reader {
     this.#doubts.set(path, { stamp, sinceMs, firstMs });
     const { doubtMs } = this.options;
     return nowMs - sinceMs < doubtMs && nowMs - firstMs < longestDoubt * doubtMs;
+  }
+
+  async #recall(path: string): Promise<FileState | undefined> {
+    try {
+      return await this.#lastGood?.recall(path);
+    } catch (error) {
+      this.options.logger.warn("last good configuration not read", { path, error: messageOf(error) });
+      return undefined;
+    }
+  }
+
+  /** Of files that went away while nobody looked nothing may come back with a later file of the same name. */
+  async #forgetOthers(stamps: readonly FileStamp[]): Promise<void> {
+    try {
+      await this.#lastGood?.forgetOthers(stamps.map(({ path }) => path));
+    } catch (error) {
+      this.options.logger.warn("last good configuration not removed", { error: messageOf(error) });
+    }
+  }
+
+  /** After the consumer was told, so that the disk delays no change. */
+  async #keepLastGood(): Promise<void> {
+    for (const path of this.#lastGood ? this.#toKeep : []) {
+      const state = this.#state.file(path);
+      try {
+        if (state) await this.#lastGood?.keep(path, state);
+        else await this.#lastGood?.forget(path);
+        this.#toKeep.delete(path);
+      } catch (error) {
+        this.options.logger.warn("last good configuration not kept", { path, error: messageOf(error) });
+      }
+    }
   }
 
   /** The next look that is due without any change: a doubt grows old, or a stamp can be relied on. */

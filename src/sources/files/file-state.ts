@@ -8,6 +8,8 @@ export interface Held {
   readonly object: MeshObject;
   /** `file.yaml:12`. */
   readonly location: string;
+  /** The part of the file that holds its document. */
+  readonly text: string;
   /** `file.yaml:17` of one of its fields. */
   readonly locationOf: (path: string) => string;
 }
@@ -47,13 +49,13 @@ export function readFileState(path: string, text: string, previous: FileState | 
   const refused = new Set<ObjectKey>();
   const problems: Problem[] = [];
   let unnamed = false;
-  for (const { line, decoded: object, lineOf } of decoded.objects) {
+  for (const { line, decoded: object, text: part, lineOf } of decoded.objects) {
     problems.push(...object.problems);
     switch (object.outcome) {
       case "understood": {
         const key = keyOf(object.object);
         const locationOf = (field: string): string => `${path}:${lineOf(field)}`;
-        const held = { object: object.object, location: `${path}:${line}`, locationOf };
+        const held = { object: object.object, location: `${path}:${line}`, text: part, locationOf };
         if (good.has(key)) repeated.push({ key, held });
         else good.set(key, held);
         break;
