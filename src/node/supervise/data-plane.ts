@@ -46,6 +46,9 @@ const firstRestartMs = 100;
 const lastRestartMs = 10_000;
 /** A data plane that has run this long has earned a quick restart again. */
 const steadyMs = 30_000;
+/** How long after its start a data plane is asked more often. */
+const startingMs = 10_000;
+const hurriedProbeMs = 100;
 
 /**
  * Keeps one data plane running, in a session of its own: the agent's death does not end it, and the next
@@ -198,8 +201,10 @@ export class DataPlaneSupervisor {
           return;
         }
       }
-      // Until it is ready, its readiness is somebody's wait.
-      await pause(clock, this.#ready ? probeIntervalMs : Math.min(100, probeIntervalMs), signal);
+      // Somebody waits for a start; later changes may take an interval to be seen.
+      const starting = !this.#ready && clock.monotonic() - startedMs < startingMs;
+      const hurry = starting && (answer === "waiting" || !answered);
+      await pause(clock, hurry ? Math.min(hurriedProbeMs, probeIntervalMs) : probeIntervalMs, signal);
     }
   }
 }

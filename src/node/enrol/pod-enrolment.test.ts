@@ -1,0 +1,280 @@
+import { describe, expect, it, onTestFinished } from "vitest";
+import { eventually } from "../../../test/helpers/eventually.js";
+import { RecordingLogger } from "../../../test/helpers/recording-logger.js";
+import { steadyRandom } from "../../../test/helpers/seeded-random.js";
+import { VirtualClock } from "../../../test/helpers/virtual-clock.js";
+import type { CaptureForm, CaptureMode, CaptureState } from "../capture/mode.js";
+import { CapturedRecord } from "./captured.js";
+import type { EnrolledPod } from "./desired.js";
+import { Claims, Pairing } from "./pairing.js";
+import { PodEnrolment, type DataPlanes } from "./pod-enrolment.js";
+
+const podA: EnrolledPod = {
+  key: "default/a",
+  workloadUid: "Kubernetes//Pod/default/a",
+  podUid: "1",
+  namespace: "default",
+  name: "a",
+  serviceAccount: "sa",
+  ips: ["10.0.0.1"],
+  netns: "pa",
+};
+
+/** Everything around one enrolment, writing what is done to it into one list in the order of happening. */
+class World implements CaptureMode, DataPlanes {
+  readonly name = "nftables";
+  readonly done: string[] = [];
+  readonly clock = new VirtualClock();
+  readonly log = new RecordingLogger();
+  readonly namespaces = new Map([
+    ["pa", 100],
+    ["pb", 200],
+  ]);
+  readonly addresses = new Map([
+    [100, ["10.0.0.1"]],
+    [200, ["10.0.0.1"]],
+  ]);
+  readonly record: string[] = [];
+  broken: string[] = [];
+  carried = 0;
+  acknowledge = true;
+  refusal = "";
+  applyError = "";
+  openFds = 0;
+  #fail: ((text: string) => void) | undefined;
+  #recorded: string | undefined;
+
+  async apply(_netns: unknown, form: CaptureForm): Promise<void> {
+    if (this.applyError !== "") throw new Error(this.applyError);
+    this.done.push(`capture ${form}`);
+    return Promise.resolve();
+  }
+  verify(): Promise<CaptureState> {
+    return Promise.resolve({ broken: this.broken.splice(0), drops: new Map() });
+  }
+  remove(): Promise<void> {
+    this.done.push("remove");
+    return Promise.resolve();
+  }
+  carriedConnections(): Promise<number> {
+    return Promise.resolve(this.carried);
+  }
+  async serve({ uid }: { uid: string }, signal: AbortSignal): Promise<void> {
+    if (this.refusal !== "") throw new Error(this.refusal);
+    while (!this.acknowledge && !signal.aborted) await new Promise((resolve) => setImmediate(resolve));
+    this.done.push(`serve ${uid}`);
+  }
+  failure(_uid: string, signal: AbortSignal): Promise<string | undefined> {
+    return new Promise((resolve) => {
+      this.#fail = resolve;
+      signal.addEventListener("abort", () => resolve(undefined));
+    });
+  }
+  withdraw(uid: string): Promise<void> {
+    this.done.push(`withdraw ${uid}`);
+    return Promise.resolve();
+  }
+  failServing(text: string): void {
+    this.#fail?.(text);
+  }
+
+  start(): PodEnrolment {
+    const claims = new Claims();
+    const access = {
+      openNetns: (path: string) => {
+        const inode = this.namespaces.get(path.slice(path.lastIndexOf("/") + 1));
+        if (inode === undefined) throw new Error(`${path}: ENOENT`);
+        this.openFds += 1;
+        return { fd: inode, inode };
+      },
+      netnsAddresses: (fd: number) =>
+        Promise.resolve((this.addresses.get(fd) ?? []).map((address) => ({ interface: "eth0", address }))),
+      currentNetnsInode: () => 1,
+      closeFd: () => void (this.openFds -= 1),
+    };
+    const captured = new CapturedRecord({
+      read: () => Promise.resolve(this.#recorded),
+      write: (text) => Promise.resolve(void (this.#recorded = text)),
+      remove: () => Promise.resolve(void (this.#recorded = undefined)),
+    });
+    return new PodEnrolment(podA, {
+      pairing: new Pairing(access, claims, []),
+      capture: this,
+      dataPlanes: this,
+      captured,
+      observer: {
+        repaired: (_, parts) => this.done.push(`repaired ${parts.join()}`),
+        drops: () => undefined,
+        forget: () => undefined,
+      },
+      clock: this.clock,
+      random: steadyRandom(1),
+      log: this.log,
+      changes: (_, signal) => new Promise((resolve) => signal.addEventListener("abort", () => resolve())),
+      verifyIntervalMs: 1000,
+      drainTimeoutMs: 500,
+      removeRecorded: () => Promise.resolve(void this.done.push("remove recorded")),
+    });
+  }
+
+  get recorded(): string | undefined {
+    return this.#recorded;
+  }
+}
+
+function begin(world = new World()) {
+  const enrolment = world.start();
+  const running = enrolment.run();
+  const phase = (wanted: string) => eventually(`phase ${wanted}`, () => enrolment.state.phase === wanted);
+  onTestFinished(async () => {
+    enrolment.want(undefined);
+    let over = false;
+    void running.then(() => (over = true));
+    await eventually("the end", async () => {
+      await world.clock.advance(500);
+      return over;
+    });
+    expect(world.openFds).toBe(0);
+  });
+  return { world, enrolment, running, phase };
+}
+
+describe("a pod's enrolment", () => {
+  it("is served before it is captured, and serving only after", async () => {
+    const { world, enrolment, phase } = begin();
+    await phase("serving");
+    expect(world.done).toEqual([`serve ${podA.workloadUid}`, "capture redirecting"]);
+    expect(enrolment.state).toEqual({ phase: "serving", sinceMs: world.clock.now() });
+    expect(world.recorded).toContain('"inode":100');
+  });
+
+  it("is neither captured nor serving while no data plane acknowledges", async () => {
+    const world = new World();
+    world.acknowledge = false;
+    const { phase } = begin(world);
+    await phase("announcing");
+    expect(world.done).toEqual([]);
+    world.acknowledge = true;
+    await phase("serving");
+  });
+
+  it("leaves in order: new connections freed, data plane told, rules gone when carried connections have ended", async () => {
+    const { world, enrolment, running, phase } = begin();
+    await phase("serving");
+    world.carried = 1;
+    world.done.length = 0;
+    enrolment.want(undefined);
+    await phase("leaving");
+    await world.clock.advance(300);
+    expect(world.done).toEqual(["capture draining", `withdraw ${podA.workloadUid}`]);
+    world.carried = 0;
+    await world.clock.advance(200);
+    await running;
+    expect(world.done.at(-1)).toBe("remove");
+    expect(world.recorded).toBeUndefined();
+  });
+
+  it("does not wait for carried connections beyond the drain timeout", async () => {
+    const { world, enrolment, running, phase } = begin();
+    await phase("serving");
+    world.carried = 1;
+    enrolment.want(undefined);
+    await phase("leaving");
+    await world.clock.advance(1000);
+    await running;
+    expect(world.done.at(-1)).toBe("remove");
+  });
+
+  it("is paired anew with its capture left in force when its identity changes", async () => {
+    const { world, enrolment, phase } = begin();
+    await phase("serving");
+    world.done.length = 0;
+    enrolment.want({ ...podA, serviceAccount: "other" });
+    await eventually("it to serve again", () => world.done.includes("capture redirecting"));
+    expect(world.done).toEqual([
+      `withdraw ${podA.workloadUid}`,
+      `serve ${podA.workloadUid}`,
+      "capture redirecting",
+    ]);
+  });
+
+  it("frees its former namespace when it moves to another", async () => {
+    const { world, enrolment, phase } = begin();
+    await phase("serving");
+    world.done.length = 0;
+    enrolment.want({ ...podA, netns: "pb" });
+    await eventually("it to serve again", () => world.done.includes("capture redirecting"));
+    expect(world.done).toEqual([
+      "capture draining",
+      `withdraw ${podA.workloadUid}`,
+      "remove",
+      `serve ${podA.workloadUid}`,
+      "capture redirecting",
+    ]);
+  });
+
+  it("fails with the data plane's words, retries with back-off, and tells the log once", async () => {
+    const world = new World();
+    world.refusal = "cannot bind 15001";
+    const { enrolment, phase } = begin(world);
+    await phase("failed");
+    expect(enrolment.state).toMatchObject({ reason: "cannot bind 15001", attempts: 1 });
+    for (const delayMs of [250, 500, 1000]) {
+      expect(world.clock.nextDelayMs).toBe(delayMs);
+      await world.clock.advance(delayMs);
+      await phase("failed");
+    }
+    expect(world.log.messages.filter((message) => message === "pod not enrolled")).toHaveLength(1);
+    world.refusal = "";
+    await world.clock.advance(2000);
+    await phase("serving");
+  });
+
+  it("withdraws a pod whose namespace or address is another's now, and leaves capture in force", async () => {
+    for (const change of ["namespace", "address"]) {
+      const { world, enrolment, phase } = begin();
+      await phase("serving");
+      world.done.length = 0;
+      if (change === "namespace") world.namespaces.set("pa", 200);
+      else world.addresses.set(100, ["10.0.0.9"]);
+      if (change === "namespace") world.addresses.set(200, []);
+      await world.clock.advance(1000);
+      await phase("failed");
+      expect(world.done).toEqual([`withdraw ${podA.workloadUid}`]);
+      expect(enrolment.state).toMatchObject({ phase: "failed" });
+      expect(world.recorded).toContain("default/a");
+    }
+  });
+
+  it("withdraws a pod that a restarted data plane cannot serve", async () => {
+    const { world, enrolment, phase } = begin();
+    await phase("serving");
+    world.failServing("out of descriptors");
+    await phase("failed");
+    expect(enrolment.state).toMatchObject({
+      reason: expect.stringContaining("out of descriptors") as string,
+    });
+    expect(world.done).not.toContain("remove");
+  });
+
+  it("puts right what is broken, and says what it was", async () => {
+    const { world, phase } = begin();
+    await phase("serving");
+    world.done.length = 0;
+    world.broken = ["table missing"];
+    await world.clock.advance(1000);
+    await eventually("the repair", () => world.done.length === 2);
+    expect(world.done).toEqual(["capture redirecting", "repaired table missing"]);
+  });
+
+  it("cleans up by record when it leaves while its namespace is not open", async () => {
+    const { world, enrolment, running, phase } = begin();
+    await phase("serving");
+    world.namespaces.delete("pa");
+    await world.clock.advance(1000);
+    await phase("failed");
+    enrolment.want(undefined);
+    await running;
+    expect(world.done.at(-1)).toBe("remove recorded");
+  });
+});
