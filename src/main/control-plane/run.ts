@@ -19,6 +19,7 @@ import { parseSpiffeId } from "../../domain/identity.js";
 import { formatProblem, type Problem } from "../../domain/problem.js";
 import type { SourceBatch } from "../../domain/source-event.js";
 import { every, systemClock } from "../../platform/clock.js";
+import { systemFiles } from "../../platform/files.js";
 import { createLogger, type Logger } from "../../platform/logger.js";
 import { loadNative } from "../../platform/native.js";
 import { serveUnixHttp, type HttpHandler } from "../../platform/unix-http-server.js";
@@ -140,7 +141,12 @@ async function run(options: ControlPlaneOptions, stop: AbortController): Promise
       if (!known.has(problem)) log.warn("configuration problem", { problem });
     pods.changed();
   };
-  const source = new FileSource({ directory: options.config, clock, logger: log });
+  const source = new FileSource({
+    directory: options.config,
+    clock,
+    logger: log,
+    lastGood: { directory: join(options.stateDir, "last-good"), files: systemFiles },
+  });
   const sourcing = source.run(onBatch, stop.signal);
   sourcing.catch(() => stop.abort());
 

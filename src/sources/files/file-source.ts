@@ -121,8 +121,8 @@ class Reader {
     private readonly onBatch: (batch: SourceBatch) => void,
     private readonly signal: AbortSignal,
   ) {
-    const { lastGood } = options;
-    this.#lastGood = lastGood && new LastGoodFiles(lastGood.directory, lastGood.files);
+    const { directory, lastGood } = options;
+    this.#lastGood = lastGood && new LastGoodFiles(directory, lastGood.directory, lastGood.files);
   }
 
   /** The first look believes everything: there is nothing that could be lost. */

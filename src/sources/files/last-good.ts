@@ -1,5 +1,5 @@
 import { createHash } from "node:crypto";
-import { join } from "node:path";
+import { join, resolve } from "node:path";
 import type { Files } from "../../platform/files.js";
 import { readFileState, type FileState } from "./file-state.js";
 
@@ -13,6 +13,8 @@ export class LastGoodFiles {
   readonly #kept = new Map<string, string>();
 
   constructor(
+    /** The directory whose files these are: another directory's file of the same name is another file. */
+    private readonly root: string,
     private readonly directory: string,
     private readonly files: Files,
   ) {}
@@ -43,19 +45,20 @@ export class LastGoodFiles {
 
   /** Forgets every file but these. @throws MeltemiError `system` */
   async forgetOthers(paths: readonly string[]): Promise<void> {
-    const known = new Set(paths.map(fileName));
+    const known = new Set(paths.map((path) => this.#name(path)));
     for (const { name } of await this.files.list(this.directory)) {
       if (!known.has(name)) await this.files.remove(join(this.directory, name));
     }
   }
 
   #place(path: string): string {
-    return join(this.directory, fileName(path));
+    return join(this.directory, this.#name(path));
   }
-}
 
-function fileName(path: string): string {
-  return `${createHash("sha256").update(path).digest("hex")}.yaml`;
+  #name(path: string): string {
+    const hash = createHash("sha256").update(`${resolve(this.root)}\0${path}`);
+    return `${hash.digest("hex")}.yaml`;
+  }
 }
 
 /** The documents of a file that hold its good objects and its last good ones, each once. */
