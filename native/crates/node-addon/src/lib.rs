@@ -16,6 +16,7 @@ mod descriptor;
 mod error;
 mod message;
 mod netns;
+mod netns_watch;
 mod packet;
 mod peer;
 mod process;

@@ -7,28 +7,29 @@ use std::process::Command;
 
 use support::{BINARY, Running};
 
-/// Runs a shell script beside a capture of `lo`; its report. `$kit` is the binary.
+/// Runs a shell script beside a capture of `lo`, and waits for its report. `$kit` is the binary, `$capture` the
+/// capture's process, which the script ends.
 fn captured(capture: &str, traffic: &str) -> serde_json::Value {
     let script = format!(
         "set -e; kit={BINARY}; ip link set lo up
-        $kit capture --interface lo {capture} > report & capture=$!
+        : > report; $kit capture --interface lo {capture} > report & capture=$!
         until grep -q ready report; do sleep 0.02; done
         {traffic}
-        kill -TERM $capture; wait $capture; cat report"
+        wait $capture; cat report"
     );
     let directory = tempfile::tempdir().unwrap();
     let path = format!("{}:/usr/sbin:/sbin", env!("PATH"));
     let mut running = Running::start(
         Command::new("unshare")
-            .args(["-Urn", "--kill-child", "sh", "-c", &script])
+            .args(["-Urnpf", "--kill-child", "sh", "-c", &script])
             .env("PATH", path)
             .current_dir(directory.path()),
     );
     running.last()
 }
 
-/// Starts a server, waits for it, and names its address `$at`.
-const SERVER: &str = "$kit serve tcp --sink --listen 127.0.0.1:7000 > server & server=$!
+/// Starts a server, waits for it, whose process is `$server`.
+const SERVER: &str = ": > server; $kit serve tcp --sink --listen 127.0.0.1:7000 > server & server=$!
         until grep -q ready server; do sleep 0.02; done";
 
 #[test]
@@ -38,7 +39,7 @@ fn finds_the_marker_in_plain_traffic_and_drops_nothing() {
         &format!(
             "{SERVER}
             $kit client tcp --connect 127.0.0.1:7000 --send-bytes 300000 --marker 'padding s3cret-marker' --one-way > /dev/null
-            kill $server; test $(stat -c %s all.pcap) -ge 24"
+            kill $server $capture; test $(stat -c %s all.pcap) -ge 24"
         ),
     );
     assert_eq!(seen["marker_found"], true, "{seen}");
@@ -56,7 +57,7 @@ fn finds_no_marker_that_was_not_sent() {
     let seen = captured(
         "--marker s3cret-marker",
         &format!(
-            "{SERVER}\n $kit client tcp --connect 127.0.0.1:7000 --send-bytes 50000 --one-way > /dev/null; kill $server"
+            "{SERVER}\n $kit client tcp --connect 127.0.0.1:7000 --send-bytes 50000 --one-way > /dev/null; kill $server $capture"
         ),
     );
     assert_eq!(seen["marker_found"], false, "{seen}");
@@ -65,7 +66,7 @@ fn finds_no_marker_that_was_not_sent() {
 
 #[test]
 fn ends_by_itself_after_a_duration() {
-    let seen = captured("--duration-ms 200", "sleep 0.4; set +e; kill() { :; }");
+    let seen = captured("--duration-ms 200", "");
     assert_eq!(seen["drops"], 0, "{seen}");
     assert_eq!(seen["interface"], "lo");
 }

@@ -44,6 +44,7 @@ pub(crate) struct Capture {
 pub(crate) async fn run(options: Capture) -> anyhow::Result<()> {
     let markers =
         options.marker.iter().map(|marker| parse_marker(marker)).collect::<anyhow::Result<Vec<_>>>()?;
+    let mut termination = crate::signal::Termination::watch()?;
     let mut ring = Ring::open(&options.interface, options.buffer_mib, RETIRE_MS)
         .with_context(|| format!("capture on {}", options.interface))?;
     let mut file = options.out.as_deref().map(PcapFile::create).transpose().context("write the pcap file")?;
@@ -70,7 +71,7 @@ pub(crate) async fn run(options: Capture) -> anyhow::Result<()> {
         Ok(report)
     });
     crate::output::line(&serde_json::json!({ "ready": true, "interface": options.interface }));
-    crate::signal::terminated_or_after(options.duration_ms.map(Duration::from_millis)).await;
+    termination.wait_or_after(options.duration_ms.map(Duration::from_millis)).await;
     stop.store(true, Ordering::Relaxed);
     crate::output::line(&reading.await??);
     Ok(())

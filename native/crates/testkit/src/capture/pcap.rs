@@ -22,6 +22,8 @@ impl PcapFile {
         for field in [0, 0, SNAP_BYTES, LINK_ETHERNET] {
             file.write_all(&field.to_ne_bytes())?;
         }
+        // A reader that follows the file finds a valid one from the beginning.
+        file.flush()?;
         Ok(Self(file))
     }
 

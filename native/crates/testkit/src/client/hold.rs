@@ -11,6 +11,7 @@ use tokio::net::TcpStream;
 
 use crate::failure::{Failure, kind_of};
 use crate::output::{epoch_ms, line};
+use crate::signal::Termination;
 
 #[derive(Debug, Args)]
 pub(crate) struct IdleOptions {
@@ -42,6 +43,7 @@ pub(crate) struct HoldOptions {
 
 pub(super) async fn idle(options: IdleOptions) -> anyhow::Result<bool> {
     let limit = Duration::from_millis(options.timeout_ms);
+    let mut termination = Termination::watch()?;
     let mut open = Vec::with_capacity(options.connections);
     let mut failed = Vec::new();
     // Some at a time: a backlog is finite.
@@ -62,7 +64,7 @@ pub(super) async fn idle(options: IdleOptions) -> anyhow::Result<bool> {
     line(
         &serde_json::json!({ "ready": true, "open": open.len(), "failed": failed.len(), "first_failure": first }),
     );
-    crate::signal::terminated().await;
+    termination.wait().await;
     let still_open = open.iter().filter(|stream| is_open(stream)).count();
     line(&serde_json::json!({ "opened": open.len(), "failed": failed.len(), "still_open": still_open }));
     Ok(failed.is_empty() && still_open == open.len())
@@ -90,6 +92,7 @@ async fn echo(stream: &mut TcpStream) -> std::io::Result<()> {
 
 pub(super) async fn hold(options: HoldOptions) -> anyhow::Result<bool> {
     let limit = Duration::from_millis(options.timeout_ms);
+    let mut termination = Termination::watch()?;
     let began = Instant::now();
     let mut stream = match super::connect(options.connect, limit).await {
         Ok(stream) => stream,
@@ -101,7 +104,7 @@ pub(super) async fn hold(options: HoldOptions) -> anyhow::Result<bool> {
     let mut echoed = 0_u64;
     let ended = tokio::select! {
         ended = keep(&options, limit, &mut stream, &mut echoed) => ended,
-        () = crate::signal::terminated() => serde_json::json!("signal"),
+        () = termination.wait() => serde_json::json!("signal"),
     };
     line(&serde_json::json!({
         "ended": ended,

@@ -68,10 +68,11 @@ pub(super) async fn run(options: Options) -> anyhow::Result<bool> {
     let plan = Arc::new(plan(options)?);
     let workers = join_all((0..plan.options.concurrency.max(1)).map(|_| work(Arc::clone(&plan))));
     if plan.options.until_signal {
+        let mut termination = crate::signal::Termination::watch()?;
         line(&serde_json::json!({ "ready": true }));
         tokio::select! {
             _ = workers => {}
-            () = crate::signal::terminated() => {}
+            () = termination.wait() => {}
         }
     } else {
         workers.await;

@@ -18,12 +18,13 @@ pub(crate) enum Serve {
 }
 
 pub(crate) async fn run(command: Serve) -> anyhow::Result<()> {
+    let mut termination = crate::signal::Termination::watch()?;
     tokio::select! {
         ended = async { match command {
             Serve::Http(options) => http::serve(options).await,
             Serve::Tcp(options) => tcp::serve(options).await,
         } } => ended,
-        () = crate::signal::terminated() => Ok(()),
+        () = termination.wait() => Ok(()),
     }
 }
 

@@ -6,40 +6,41 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 
 use serde_json::Value;
 
-pub const BINARY: &str = env!("CARGO_BIN_EXE_meltemi-testkit");
+pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_meltemi-testkit");
 
 /// A command that runs until its end or its owner's.
-pub struct Running {
+#[derive(Debug)]
+pub(crate) struct Running {
     child: Child,
     lines: BufReader<ChildStdout>,
 }
 
 impl Running {
-    pub fn start(command: &mut Command) -> Self {
+    pub(crate) fn start(command: &mut Command) -> Self {
         let mut child = command.stdout(Stdio::piped()).spawn().expect("the program starts");
         let lines = BufReader::new(child.stdout.take().expect("piped"));
         Self { child, lines }
     }
 
     /// The next line, as JSON; null at the end.
-    pub fn line(&mut self) -> Value {
+    pub(crate) fn line(&mut self) -> Value {
         let mut text = String::new();
         self.lines.read_line(&mut text).expect("readable");
         if text.is_empty() { Value::Null } else { serde_json::from_str(&text).expect("a line is JSON") }
     }
 
-    pub fn signal(&self, signal: nix::sys::signal::Signal) {
+    pub(crate) fn signal(&self, signal: nix::sys::signal::Signal) {
         let pid = nix::unistd::Pid::from_raw(self.child.id() as i32);
         nix::sys::signal::kill(pid, signal).expect("it runs");
     }
 
     /// SIGTERM, and the last line.
-    pub fn stop(mut self) -> Value {
+    pub(crate) fn stop(mut self) -> Value {
         self.signal(nix::sys::signal::Signal::SIGTERM);
         self.last()
     }
 
-    pub fn last(&mut self) -> Value {
+    pub(crate) fn last(&mut self) -> Value {
         let mut last = Value::Null;
         loop {
             match self.line() {
@@ -57,14 +58,14 @@ impl Drop for Running {
     }
 }
 
-pub fn testkit(args: &[&str]) -> Command {
+pub(crate) fn testkit(args: &[&str]) -> Command {
     let mut command = Command::new(BINARY);
     command.args(args);
     command
 }
 
 /// A server on a free port of loopback, and its address.
-pub fn serve(args: &[&str]) -> (Running, String) {
+pub(crate) fn serve(args: &[&str]) -> (Running, String) {
     let mut server = Running::start(testkit(&["serve"]).args(args).args(["--listen", "127.0.0.1:0"]));
     let ready = server.line();
     assert_eq!(ready["ready"], true);
@@ -73,7 +74,7 @@ pub fn serve(args: &[&str]) -> (Running, String) {
 }
 
 /// Runs to the end: the last line, and the exit code.
-pub fn run(args: &[&str]) -> (Value, i32) {
+pub(crate) fn run(args: &[&str]) -> (Value, i32) {
     let output = testkit(args).stderr(Stdio::inherit()).output().expect("the program starts");
     let text = String::from_utf8(output.stdout).expect("UTF-8");
     let last = text.lines().last().map_or(Value::Null, |line| serde_json::from_str(line).expect("JSON"));
