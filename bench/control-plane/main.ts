@@ -73,10 +73,7 @@ class Child<Command extends object, Report extends { readonly type: string }> {
   }
 }
 
-async function run(
-  size: WorldSize,
-  directory: string | undefined,
-): Promise<Result> {
+async function run(size: WorldSize, directory: string | undefined): Promise<Result> {
   const tls = await selfSigned();
   const server = new Child<ServerCommand, ServerReport>("server.js", []);
   const nodes = new Child<NodesCommand, NodesReport>("nodes.js", ["--max-semi-space-size=32"]);

@@ -5,6 +5,7 @@ import { Compiler } from "../../src/compile/compiler.js";
 import { defaultCompileConfig } from "../../src/compile/config.js";
 import type { SourceEvent } from "../../src/domain/source-event.js";
 import { systemClock } from "../../src/platform/clock.js";
+import { keepHeapSmall } from "../../src/platform/small-heap.js";
 import { createLogger } from "../../src/platform/logger.js";
 import { FileSource } from "../../src/sources/files/file-source.js";
 import { CompiledSnapshot } from "../../src/xds/compiled-snapshot.js";
@@ -21,6 +22,7 @@ import {
 } from "./messages.js";
 import { interestedNodes, podObject, worldObjects, type WorldSize } from "./world.js";
 
+keepHeapSmall();
 const logger = createLogger({ level: "error", format: "json", clock: systemClock });
 const compiler = new Compiler(defaultCompileConfig);
 const snapshot = new CompiledSnapshot();
