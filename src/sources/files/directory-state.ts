@@ -8,12 +8,16 @@ import type { FileState, Held } from "./file-state.js";
 
 function duplicate(held: Held, inForce: Held): Problem {
   const { apiVersion, namespace, name } = held.object.meta;
+  // Said twice in the same words, it does not matter which is in force.
+  const same = isDeepStrictEqual(held.object, inForce.object);
   return {
-    severity: "error",
+    severity: same ? "warning" : "error",
     object: { apiVersion, kind: held.object.kind, namespace, name },
     location: held.location,
     path: "",
-    message: `is also in ${inForce.location}, which is in force`,
+    message: same
+      ? `is also in ${inForce.location}, the same`
+      : `is also in ${inForce.location}, which is in force`,
     hint: "remove one of them",
   };
 }

@@ -270,13 +270,27 @@ describe("what is wrong", () => {
   });
 
   test("an object in two files is that of the first path; the other is named, and takes over", async () => {
-    await watched.write("a.yaml", account("one"));
-    await watched.write("b.yaml", `\n${account("one", "metadata2: {}\n")}`);
+    await watched.write("a.yaml", namespace("shop", "ambient"));
+    await watched.write("b.yaml", `\n${namespace("shop", "none")}`);
     watched.start();
     const batch = await watched.next();
-    expect(said(batch)).toEqual(["apply ServiceAccount shop/one"]);
+    expect(said(batch)).toEqual(["apply Namespace /shop"]);
     expect(errors(batch)).toMatchObject([
       { location: "b.yaml:2", message: "is also in a.yaml:1, which is in force" },
+    ]);
+    await unlink(join(watched.directory, "a.yaml"));
+    const after = await watched.next();
+    expect(said(after)).toEqual(["apply Namespace /shop"]);
+    expect(after.problems).toEqual([]);
+  });
+
+  test("an object said twice in the same words is only a warning", async () => {
+    await watched.write("a.yaml", namespace("shop"));
+    await watched.write("b.yaml", namespace("shop"));
+    watched.start();
+    const batch = await watched.next();
+    expect(batch.problems).toMatchObject([
+      { severity: "warning", location: "b.yaml:1", message: "is also in a.yaml:1, the same" },
     ]);
     await unlink(join(watched.directory, "a.yaml"));
     expect(await watched.next()).toEqual({ events: [], problems: [] });
