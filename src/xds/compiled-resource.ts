@@ -77,6 +77,7 @@ export class CompiledResource implements XdsResource {
       if (this.#workload === undefined) this.#workload = this.#encode(type, dialect);
       return this.#workload;
     }
+    if (type !== (this.kind === "authorization" ? authorizationType : addressType)) return null;
     // A workload says the same to everybody.
     if (dialect === "meltemi" || this.compiled.type === "workload") {
       if (this.#own === undefined) this.#own = this.#encode(type, dialect);
@@ -97,17 +98,16 @@ export class CompiledResource implements XdsResource {
       case "workload": {
         const value = encodeWorkload(compiled);
         if (type === workloadType) return Workload.encode(value).finish();
-        return type === addressType
-          ? Address.encode({ type: { $case: "workload", value } }).finish()
-          : undefined;
+        return Address.encode({ type: { $case: "workload", value } }).finish();
       }
-      case "service":
-        if (type !== addressType) return undefined;
+      case "service": {
+        if (type === workloadType) return undefined;
         return Address.encode({
           type: { $case: "service", value: encodeService(compiled, dialect) },
         }).finish();
+      }
       case "authorization": {
-        const value = type === authorizationType ? encodeAuthorization(compiled, dialect) : undefined;
+        const value = type === workloadType ? undefined : encodeAuthorization(compiled, dialect);
         return value && Authorization.encode(value).finish();
       }
     }
