@@ -5,7 +5,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, expect, test } from "vitest";
 import { makeRequest } from "../../test/helpers/csr.js";
-import { recordingLog } from "../../test/helpers/recording-log.js";
+import { RecordingLogger } from "../../test/helpers/recording-logger.js";
 import { Authority, type IssuedCertificate } from "./authority.js";
 import { readCertificateRequest } from "./csr.js";
 import { KeyStore } from "./key-store.js";
@@ -14,7 +14,7 @@ import type { LedgerEntry } from "./ledger.js";
 const hourMs = 3_600_000;
 const identity = { trustDomain: "cluster.local", namespace: "shop", serviceAccount: "cart" };
 const id = "spiffe://cluster.local/ns/shop/sa/cart";
-const log = recordingLog();
+const log = new RecordingLogger();
 
 let directory: string;
 let nowMs: number;

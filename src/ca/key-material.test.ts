@@ -3,7 +3,7 @@ import { chmodSync, mkdirSync, mkdtempSync, rmSync, statSync, unlinkSync, writeF
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, expect, test } from "vitest";
-import { recordingLog } from "../../test/helpers/recording-log.js";
+import { RecordingLogger } from "../../test/helpers/recording-logger.js";
 import { MeltemiError } from "../domain/error.js";
 import { Authority } from "./authority.js";
 import { buildCertificate, privateKeyPem, publicKeyDer, toPem } from "./certificate.js";
@@ -24,7 +24,7 @@ beforeEach(() => {
 });
 afterEach(() => rmSync(directory, { recursive: true, force: true }));
 
-const log = recordingLog();
+const log = new RecordingLogger();
 const options = {
   trustDomain: "cluster.local",
   clock: { now: () => nowMs },

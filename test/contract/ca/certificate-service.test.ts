@@ -23,7 +23,7 @@ import {
 import { TrustServiceClient, type TrustBundle } from "../../../src/gen/meltemi/v1/trust.js";
 import { systemClock } from "../../../src/platform/clock.js";
 import { makeRequest } from "../../helpers/csr.js";
-import { recordingLog } from "../../helpers/recording-log.js";
+import { RecordingLogger } from "../../helpers/recording-logger.js";
 
 const cart: Identity = { trustDomain: "cluster.local", namespace: "shop", serviceAccount: "cart" };
 const pay: Identity = { trustDomain: "cluster.local", namespace: "shop", serviceAccount: "pay" };
@@ -32,7 +32,7 @@ const pay: Identity = { trustDomain: "cluster.local", namespace: "shop", service
 class Mesh {
   readonly directory = mkdtempSync(join(tmpdir(), "meltemi-ca-contract-"));
   readonly pods = new Set([`n1 ${spiffeId(cart)}`, `n2 ${spiffeId(pay)}`]);
-  readonly log = recordingLog();
+  readonly log = new RecordingLogger();
   readonly refused: RefusalReason[] = [];
   readonly stop = new AbortController();
   readonly tokens = new NodeTokens(join(this.directory, "tokens"));
