@@ -86,7 +86,8 @@ impl ProcessHandle {
                 biased;
                 _ = closed.wait_for(|closed| *closed) => Ok(false),
                 ready = held.pidfd.ready(Interest::READABLE) => {
-                    ready.map_err(|error| AddonError::system("wait for a process", error))?;
+                    // A pidfd stays readable, so its readiness is left as it is.
+                    ready.map_err(|error| AddonError::system("wait for a process", error))?.retain_ready();
                     Ok(true)
                 }
             }

@@ -86,7 +86,7 @@ fn parse_marker(text: &str) -> anyhow::Result<Vec<u8>> {
                 .map(|digit| digit.to_digit(16))
                 .collect::<Option<_>>()
                 .with_context(|| format!("--marker {text}: not hexadecimal"))?;
-            anyhow::ensure!(digits.len() % 2 == 0, "--marker {text}: half a byte is left over");
+            anyhow::ensure!(digits.len().is_multiple_of(2), "--marker {text}: half a byte is left over");
             digits.chunks_exact(2).map(|pair| (pair[0] * 16 + pair[1]) as u8).collect()
         }
     };
