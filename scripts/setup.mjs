@@ -3,7 +3,16 @@
 // unchanged. Plain JavaScript because it runs before anything is installed.
 import { execFileSync, spawn } from "node:child_process";
 import { createHash } from "node:crypto";
-import { copyFileSync, existsSync, mkdirSync, readFileSync, readdirSync, renameSync, statSync, writeFileSync } from "node:fs";
+import {
+  copyFileSync,
+  existsSync,
+  mkdirSync,
+  readFileSync,
+  readdirSync,
+  renameSync,
+  statSync,
+  writeFileSync,
+} from "node:fs";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 
@@ -40,7 +49,11 @@ async function step(label, command, args, options = {}) {
   const started = Date.now();
   const tty = process.stderr.isTTY;
   say(`  ${label} …${tty ? "" : "\n"}`);
-  const child = spawn(command, args, { cwd: root, stdio: ["ignore", "pipe", "pipe"], env: { ...process.env, ...options.env } });
+  const child = spawn(command, args, {
+    cwd: root,
+    stdio: ["ignore", "pipe", "pipe"],
+    env: { ...process.env, ...options.env },
+  });
   let output = "";
   let last = "";
   /** @param {Buffer} chunk */
@@ -62,7 +75,9 @@ async function step(label, command, args, options = {}) {
     child.on("close", resolve);
   });
   clearInterval(timer);
-  say(`${tty ? "\r\x1b[K" : ""}  ${code === 0 ? "done" : "FAILED"}  ${label} (${((Date.now() - started) / 1000).toFixed(1)} s)\n`);
+  say(
+    `${tty ? "\r\x1b[K" : ""}  ${code === 0 ? "done" : "FAILED"}  ${label} (${((Date.now() - started) / 1000).toFixed(1)} s)\n`,
+  );
   if (code !== 0) {
     say(output);
     throw new Error(`${label}: ${command} ${args.join(" ")} ended with ${code}`);
@@ -70,7 +85,7 @@ async function step(label, command, args, options = {}) {
 }
 
 /**
- * A hash of names, sizes and times (contents for single files) of all that a step reads.
+ * A hash of the names and contents of all that a step reads.
  * @param {string[]} paths
  */
 function stamp(paths) {
@@ -95,7 +110,12 @@ function stamp(paths) {
 async function cached(name, inputs, outputs, run) {
   const file = join(cache, `${name}.stamp`);
   const now = stamp(inputs);
-  if (outputs.every((path) => existsSync(join(root, path))) && existsSync(file) && readFileSync(file, "utf8") === now) return;
+  if (
+    outputs.every((path) => existsSync(join(root, path))) &&
+    existsSync(file) &&
+    readFileSync(file, "utf8") === now
+  )
+    return;
   await run();
   mkdirSync(cache, { recursive: true });
   writeFileSync(file, now);
@@ -112,11 +132,17 @@ function checkSystem() {
     say(`  installing Debian packages: ${packages.join(" ")} …\n`);
     const env = { ...process.env, DEBIAN_FRONTEND: "noninteractive" };
     execFileSync("apt-get", ["update", "-qq"], { stdio: ["ignore", "ignore", "inherit"], env });
-    execFileSync("apt-get", ["install", "-y", "-qq", "--no-install-recommends", ...packages], { stdio: ["ignore", "ignore", "inherit"], env });
+    execFileSync("apt-get", ["install", "-y", "-qq", "--no-install-recommends", ...packages], {
+      stdio: ["ignore", "ignore", "inherit"],
+      env,
+    });
     missing = needs.filter((need) => !which(need.command));
   }
   if (missing.length > 0) {
-    const lines = missing.map((need) => `  ${need.command}: ${need.why}; ${need.debian ? `apt-get install ${need.debian}` : need.how}`);
+    const lines = missing.map(
+      (need) =>
+        `  ${need.command}: ${need.why}; ${need.debian ? `apt-get install ${need.debian}` : need.how}`,
+    );
     throw new Error(`This machine lacks:\n${lines.join("\n")}`);
   }
 }
@@ -127,22 +153,39 @@ function checkSystem() {
 export async function setup(options = {}) {
   checkSystem();
   const profile = options.profile ?? "release";
-  await cached("npm", ["package.json", "package-lock.json", ".npmrc"], ["node_modules/.package-lock.json"], () =>
-    step("npm packages", "npm", ["ci", "--no-audit", "--no-fund"]),
+  await cached(
+    "npm",
+    ["package.json", "package-lock.json", ".npmrc"],
+    ["node_modules/.package-lock.json"],
+    () => step("npm packages", "npm", ["ci", "--no-audit", "--no-fund"]),
   );
-  const native = ["Cargo.toml", "Cargo.lock", "native", "proto"];
-  await cached(`cargo-${profile}`, native, [`target/${profile}/meltemi-proxy`, "native/dist/node-addon.node"], async () => {
-    await step("native build (data plane, addon, test kit)", "cargo", ["build", "--locked", "--profile", profile, "--workspace"], {
-      progress: /Compiling ([\w-]+)/,
-    });
-    mkdirSync(join(root, "native/dist"), { recursive: true });
-    // Renamed into place: a running process keeps the file it has loaded.
-    const target = join(root, "native/dist/node-addon.node");
-    copyFileSync(join(root, `target/${profile}/libmeltemi_node_addon.so`), `${target}.new`);
-    renameSync(`${target}.new`, target);
-  });
-  await cached("tsc", ["src", "demo", "bench", "interop", "test/helpers", "tsconfig.json", "tsconfig.build.json"], ["dist/src/main/cli.js"], () =>
-    step("TypeScript build", "node", ["node_modules/typescript/bin/tsc", "-p", "tsconfig.build.json"]),
+  // Not native/dist, which is this step's own output.
+  const native = ["Cargo.toml", "Cargo.lock", "native/crates", "native/bpf", "proto"];
+  await cached(
+    `cargo-${profile}`,
+    native,
+    [`target/${profile}/meltemi-proxy`, `target/${profile}/meltemi-testkit`, "native/dist/node-addon.node"],
+    async () => {
+      await step(
+        "native build (data plane, addon, test kit)",
+        "cargo",
+        ["build", "--locked", "--profile", profile, "--workspace"],
+        {
+          progress: /Compiling ([\w-]+)/,
+        },
+      );
+      mkdirSync(join(root, "native/dist"), { recursive: true });
+      // Renamed into place: a running process keeps the file it has loaded.
+      const target = join(root, "native/dist/node-addon.node");
+      copyFileSync(join(root, `target/${profile}/libmeltemi_node_addon.so`), `${target}.new`);
+      renameSync(`${target}.new`, target);
+    },
+  );
+  await cached(
+    "tsc",
+    ["src", "demo", "bench", "interop", "test/helpers", "tsconfig.json", "tsconfig.build.json"],
+    ["dist/src/main/cli.js"],
+    () => step("TypeScript build", "node", ["node_modules/typescript/bin/tsc", "-p", "tsconfig.build.json"]),
   );
 }
 
