@@ -338,3 +338,23 @@ async fn a_removed_identity_leaves_the_descriptor() {
     tokio::time::timeout(DEADLINE, wanted).await.unwrap();
     keeping.abort();
 }
+
+#[tokio::test]
+async fn an_agent_that_comes_late_is_given_the_keys_all_the_same() {
+    let directory = tempfile::tempdir().unwrap();
+    let ca = TestCa::new(TokioClock::start(), Duration::from_secs(3_600));
+    let store = store(&ca, Arc::new(SystemClock));
+    let keeper = KeyKeeper::new(directory.path().join("keys.sock"));
+    assert!(store.restore_from(&keeper).await.is_err(), "nobody is there");
+    let keeping = store.keep_with(keeper);
+    let _served = store.serve(&id("a"));
+    store.get(&id("a"), DEADLINE).await.unwrap();
+    let mut agent = Agent::start(directory.path(), Manner::Well);
+    tokio::time::timeout(DEADLINE, agent.deposits.changed()).await.unwrap().unwrap();
+    // One that was restarted has nothing, and is given them again without any change.
+    *agent.kept.lock() = None;
+    store.deposit_again();
+    tokio::time::timeout(DEADLINE, agent.deposits.changed()).await.unwrap().unwrap();
+    assert!(agent.kept.lock().is_some());
+    keeping.abort();
+}
