@@ -87,12 +87,13 @@ impl Client {
                 });
             })
             .await;
-        tracing::warn!(error = %end, "discovery stream ended");
+        let error = end.told();
+        tracing::warn!(error, "discovery stream ended");
         self.metrics.connected(false);
         self.status.send_replace(Status {
             connected: false,
             since: SystemTime::now(),
-            last_error: Some(end.to_string()),
+            last_error: Some(error),
         });
         session.answered
     }

@@ -4,6 +4,7 @@
 //! that is slow to read never keeps this side from reading.
 
 use std::collections::{HashSet, VecDeque};
+use std::error::Error;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -37,9 +38,29 @@ pub(crate) enum StreamEnd {
     #[error("{0}")]
     Transport(#[from] TransportError),
     #[error("{} ({:?})", .0.message(), .0.code())]
-    Refused(#[from] Box<tonic::Status>),
+    Refused(Box<tonic::Status>),
     #[error("the server closed the stream")]
     Closed,
+}
+
+impl StreamEnd {
+    /// The error and what it came from: transports say what matters only in their causes.
+    pub(crate) fn told(&self) -> String {
+        let mut text = self.to_string();
+        let mut cause = match self {
+            Self::Refused(status) => status.source(),
+            Self::Transport(_) | Self::Closed => self.source(),
+        };
+        while let Some(error) = cause {
+            let said = error.to_string();
+            if !text.contains(&said) {
+                text.push_str(": ");
+                text.push_str(&said);
+            }
+            cause = error.source();
+        }
+        text
+    }
 }
 
 /// What one stream works on.
@@ -123,7 +144,8 @@ impl<'a> Session<'a> {
         }
         let mut client =
             AggregatedDiscoveryServiceClient::new(channel).max_decoding_message_size(MAX_RESPONSE_BYTES);
-        let responses = client.delta_aggregated_resources(request).await.map_err(Box::new)?;
+        let responses = client.delta_aggregated_resources(request).await;
+        let responses = responses.map_err(|status| StreamEnd::Refused(Box::new(status)))?;
         Ok((sender, responses.into_inner()))
     }
 
@@ -145,7 +167,7 @@ impl<'a> Session<'a> {
                 response = responses.message(), if self.queue.len() < MAX_QUEUED => match response {
                     Ok(Some(response)) => self.take(response),
                     Ok(None) => return StreamEnd::Closed,
-                    Err(status) => return Box::new(status).into(),
+                    Err(status) => return StreamEnd::Refused(Box::new(status)),
                 },
                 wanted = self.asker.take(), if self.queue.len() < MAX_QUEUED => {
                     wanted.iter().for_each(|_| self.metrics.demand());

@@ -101,7 +101,8 @@ async fn the_token_is_read_anew_for_every_stream() {
 #[tokio::test]
 async fn a_server_of_another_name_or_root_is_not_spoken_to() {
     let mut rig = TlsRig::new().await;
-    failure(rig.connect("127.0.0.1", |_| {})).await;
+    let error = failure(rig.connect("127.0.0.1", |_| {})).await;
+    assert!(error.contains("invalid peer certificate"), "{error}");
     let other = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
     let path = rig.directory.path().join("other.pem");
     std::fs::write(&path, other.cert.pem()).unwrap();
