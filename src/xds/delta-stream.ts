@@ -8,6 +8,7 @@ import {
   type TypeUrl,
   typeUrls,
   workloadType,
+  type XdsResource,
 } from "./resource.js";
 import { type Acknowledgement, type DeltaRequest, type DeltaResponse, Subscription } from "./subscription.js";
 
@@ -107,30 +108,10 @@ export class DiscoveryHub {
   #spread(change: SourceChange): void {
     const atMs = this.#nowMs();
     const touched = new Set<Subscription>();
-    for (const { before, after } of change.resources) {
-      const resource = after ?? before;
-      if (!resource) continue;
-      const names = new Set([resource.name, ...(before?.aliases ?? []), ...(after?.aliases ?? [])]);
-      const services = new Set([...(before?.services ?? []), ...(after?.services ?? [])]);
-      const nodes = new Set([before?.node ?? "", after?.node ?? ""]);
-      const ranges = [...(before?.ranges ?? []), ...(after?.ranges ?? [])];
-      for (const type of typesOf(resource.kind)) {
-        const interest = this.#interests.get(type);
-        if (!interest) continue;
-        // First what the names stand for: it decides who wants the resource.
-        for (const name of [...names, ...interest.namesWithin(ranges)])
-          this.#touchName(interest, name, atMs, touched);
-        const wanting = new Set(interest.wildcards);
-        for (const key of [resource.name, ...services])
-          for (const one of interest.resolved.get(key) ?? []) wanting.add(one);
-        if (type !== authorizationType)
-          for (const node of nodes) for (const one of interest.byNode.get(node) ?? []) wanting.add(one);
-        for (const one of wanting) {
-          one.touch(resource.name, atMs);
-          touched.add(one);
-        }
-      }
-    }
+    // First who wanted what changed, then what the asked names stand for now: a service that goes takes its
+    // subscribers' interest along, and its endpoints may have left it in the same change.
+    for (const { before, after } of change.resources) this.#touchWanting(before, after, atMs, touched);
+    for (const { before, after } of change.resources) this.#touchNames(before, after, atMs, touched);
     for (const type of [addressType, workloadType] as const) {
       const interest = this.#interests.get(type);
       if (interest) for (const name of change.names) this.#touchName(interest, name, atMs, touched);
@@ -148,6 +129,48 @@ export class DiscoveryHub {
       if (stream) awake.add(stream);
     }
     for (const stream of awake) this.#streams.get(stream)?.();
+  }
+
+  #touchWanting(
+    before: XdsResource | undefined,
+    after: XdsResource | undefined,
+    atMs: number,
+    touched: Set<Subscription>,
+  ): void {
+    const resource = after ?? before;
+    if (!resource) return;
+    const keys = new Set([resource.name, ...(before?.services ?? []), ...(after?.services ?? [])]);
+    const nodes = new Set([before?.node ?? "", after?.node ?? ""]);
+    for (const type of typesOf(resource.kind)) {
+      const interest = this.#interests.get(type);
+      if (!interest) continue;
+      const wanting = new Set(interest.wildcards);
+      for (const key of keys) for (const one of interest.resolved.get(key) ?? []) wanting.add(one);
+      if (type !== authorizationType)
+        for (const node of nodes) for (const one of interest.byNode.get(node) ?? []) wanting.add(one);
+      for (const one of wanting) {
+        one.touch(resource.name, atMs);
+        touched.add(one);
+      }
+    }
+  }
+
+  #touchNames(
+    before: XdsResource | undefined,
+    after: XdsResource | undefined,
+    atMs: number,
+    touched: Set<Subscription>,
+  ): void {
+    const resource = after ?? before;
+    if (!resource) return;
+    const names = new Set([resource.name, ...(before?.aliases ?? []), ...(after?.aliases ?? [])]);
+    const ranges = [...(before?.ranges ?? []), ...(after?.ranges ?? [])];
+    for (const type of typesOf(resource.kind)) {
+      const interest = this.#interests.get(type);
+      if (!interest) continue;
+      for (const name of [...names, ...interest.namesWithin(ranges)])
+        this.#touchName(interest, name, atMs, touched);
+    }
   }
 
   #touchName(interest: Interest<Subscription>, name: string, atMs: number, touched: Set<Subscription>): void {
