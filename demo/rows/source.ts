@@ -17,7 +17,7 @@ export const source: Row = {
         netns,
         "nft",
         ["-f", "-"],
-        `table ip sabotage { chain in { ${chain}; tcp dport ${catalogPort} snat to 10.88.2.99; } }`,
+        `table ip sabotage { chain in { ${chain}; tcp dport ${catalogPort} snat to 10.88.2.99; }; }`,
       );
     }
     const summary = await world.client<HttpSummary>("frontend", [

@@ -81,7 +81,7 @@ export class NodeAgents {
   }
 
   #arguments(node: DesiredNode): string[] {
-    const { runDir, stateDir, config, proxy, controlPlane } = this.#options;
+    const { runDir, stateDir, config, proxy, externalDataPlanes, controlPlane } = this.#options;
     // Nodes in one namespace would all want the same ports: there, metrics are on the node's socket only.
     const own = node.netns !== undefined;
     return [
@@ -91,7 +91,8 @@ export class NodeAgents {
       ...["--control-plane-root", join(controlPlane.runDir, "root-cert.pem")],
       ...["--token-file", join(stateDir, "tokens", node.name)],
       ...["--trust-domain", controlPlane.trustDomain, "--cluster-id", controlPlane.clusterId],
-      ...["--network", controlPlane.network, "--proxy", proxy],
+      ...["--network", controlPlane.network],
+      ...(externalDataPlanes.has(node.name) ? [] : ["--proxy", proxy]),
       ...[
         "--metrics-address",
         own ? "0.0.0.0:15020" : "none",

@@ -14,6 +14,8 @@ export interface StandaloneOptions {
   readonly config: string;
   /** The data plane's program. */
   readonly proxy: string;
+  /** Nodes whose data plane somebody else starts: it connects to the agent's sockets. */
+  readonly externalDataPlanes: ReadonlySet<string>;
   /** Print the logs of all processes too. */
   readonly logs: boolean;
   /** How this program starts itself: the interpreter, and the script. */
@@ -21,11 +23,12 @@ export interface StandaloneOptions {
   readonly path: string;
 }
 
-type Flags = Readonly<Record<string, string | boolean | undefined>>;
+type Flags = Readonly<Record<string, string | boolean | readonly string[] | undefined>>;
 
 export function addStandaloneFlags(command: Command): Command {
   return addMeshFlags(command)
     .option("--proxy <path>", "the data plane's program (that of this build)")
+    .option("--external-data-plane <node...>", "do not start these nodes' data planes: others will connect")
     .option("--logs", "print the logs of all processes");
 }
 
@@ -68,6 +71,7 @@ export function readStandaloneOptions(flags: Flags, environment: NodeJS.ProcessE
     stateDir: mesh.stateDir,
     config: mesh.config,
     proxy,
+    externalDataPlanes: new Set(Array.isArray(flags["externalDataPlane"]) ? flags["externalDataPlane"] : []),
     logs: flags["logs"] === true,
     self: [process.execPath, process.argv[1] ?? ""],
     path: environment["PATH"] ?? "/usr/sbin:/usr/bin:/sbin:/bin",
