@@ -21,6 +21,7 @@ mod ejection;
 mod intern;
 mod mesh;
 mod policies;
+mod resolve;
 mod selection;
 mod service;
 mod store;
