@@ -10,6 +10,8 @@ import { authorizationConditions, peerAuthenticationConditions } from "./policy-
 import { isLive } from "./address-claim.js";
 import { rivalFor } from "./workload.js";
 
+const waypointLabel = "istio.io/use-waypoint";
+
 function refOf(object: MeshObject): ObjectRef {
   const { apiVersion, namespace, name } = object.meta;
   return { apiVersion, kind: object.kind, namespace, name };
@@ -136,6 +138,28 @@ export function meshProblems(compiler: Compiler): readonly Problem[] {
         "is the name of another object's service, which is in force",
         "remove one of them",
       );
+    }
+  }
+  const waypointed = [
+    mesh.namespaces,
+    mesh.services,
+    mesh.serviceEntries,
+    mesh.serviceAccounts,
+    mesh.pods,
+    mesh.workloadEntries,
+  ];
+  for (const shelf of waypointed) {
+    for (const object of shelf.all()) {
+      const value = object.meta.labels.get(waypointLabel);
+      if (value === undefined || value === "none") continue;
+      const message = "there are no waypoints yet: its traffic goes straight to the endpoints";
+      problems.push({
+        severity: "unsupported",
+        object: refOf(object),
+        path: `metadata.labels["${waypointLabel}"]`,
+        value,
+        message,
+      });
     }
   }
   const populated = servicesWithEndpoints(compiler);

@@ -1,4 +1,4 @@
-import { status } from "@grpc/grpc-js";
+import { Client, credentials, Metadata, status } from "@grpc/grpc-js";
 import { afterEach, describe, expect, test } from "vitest";
 import { addressesOf, type BareClient, DiscoveryServer, namesOf } from "../../test/helpers/discovery.js";
 import { eventually } from "../../test/helpers/eventually.js";
@@ -11,7 +11,9 @@ import {
   service,
 } from "../../test/helpers/mesh-objects.js";
 import { MeltemiError } from "../domain/error.js";
+import { DeltaDiscoveryRequest } from "../gen/envoy/service/discovery/v3/ads.js";
 import { addressType, authorizationType, workloadType } from "./resource.js";
+import { discoveryServiceDefinition } from "./wire.js";
 
 const shop = namespace("shop", { "istio.io/dataplane-mode": "ambient" });
 const cart = service("shop", "cart", "10.96.0.1", { app: "cart" });
@@ -374,5 +376,38 @@ describe("bad callers", () => {
     client.send("type.googleapis.com/envoy.config.cluster.v3.Cluster" as typeof addressType, {});
     expect(await ended(client)).toBe(status.INVALID_ARGUMENT);
     expect(namesOf(await onDemand("n1").next())).toEqual([uid("web")]);
+  });
+
+  test.each([
+    ["cut short", Buffer.from([0x1a, 0x40, 0x2a])],
+    ["no message at all", Buffer.from([0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff])],
+    [
+      "without its node",
+      Buffer.from(
+        DeltaDiscoveryRequest.encode(DeltaDiscoveryRequest.fromPartial({ typeUrl: addressType })).finish(),
+      ),
+    ],
+  ])("a first request that is %s ends its own stream and no other", async (_what, bytes) => {
+    (await start()).apply(...apply(shop, web, cart, cart1));
+    const other = onDemand("n1");
+    await other.next();
+    const raw = new Client(`127.0.0.1:${server.port}`, credentials.createInsecure());
+    const same = (value: Buffer): Buffer => value;
+    const stream = raw.makeBidiStreamRequest(
+      discoveryServiceDefinition.deltaAggregatedResources.path,
+      same,
+      same,
+      new Metadata(),
+    );
+    const code = new Promise<number>((resolve) =>
+      stream.on("error", (error: Error & { code?: number }) => resolve(error.code ?? -1)),
+    );
+    stream.on("data", () => expect.unreachable("nothing is answered"));
+    stream.write(bytes);
+    expect([status.INTERNAL, status.INVALID_ARGUMENT]).toContain(await code);
+    raw.close();
+    server.apply(...apply({ ...web, serviceAccount: "other" }));
+    expect(namesOf(await other.next())).toEqual([uid("web")]);
+    await eventually("the stream's end", () => server.service.streams.length === 1);
   });
 });
