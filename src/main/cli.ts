@@ -3,6 +3,7 @@ import { Command, Option } from "commander";
 import type { Target } from "../cli/run-directory.js";
 import type { View } from "../cli/view.js";
 import { MeltemiError, messageOf } from "../domain/error.js";
+import { keepHeapSmall } from "../platform/small-heap.js";
 
 type Flags = Readonly<Record<string, string | boolean | undefined>>;
 type TextFlags = Readonly<Record<string, string | undefined>>;
@@ -147,6 +148,8 @@ async function addProcessCommands(program: Command, chosen: string | undefined):
     .command("control-plane")
     .description("the control plane alone, as standalone starts it");
   const node = program.command("node").description("a node agent, as standalone starts it");
+  // These live long and allocate little at a time.
+  if (["control-plane", "standalone", "node"].includes(chosen ?? "")) keepHeapSmall();
   switch (chosen) {
     case "control-plane": {
       const { addControlPlaneFlags, readControlPlaneOptions } = await import("./control-plane/options.js");
