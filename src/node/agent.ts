@@ -93,7 +93,7 @@ export async function runAgent(
       verifyIntervalMs: limits.verifyIntervalMs,
       drainTimeoutMs: limits.drainTimeoutMs,
     },
-    { native, files, clock, random, log, dataPlanes: zds, observer: metrics, changes: untilAborted },
+    { native, files, clock, random, log, dataPlanes: zds, observer: metrics },
   );
   const relay = assembleRelay(options, paths, platform, {
     listen: listen(paths.xds, "xds"),
@@ -162,6 +162,7 @@ async function leave(
   supervisor: DataPlaneSupervisor | undefined,
 ): Promise<void> {
   if (options.leaveDataPlane) {
+    await pods.abandonAll();
     supervisor?.release();
     return;
   }
@@ -212,12 +213,4 @@ async function serveAdmin(
     serveUnixHttp({ ...listen(paths.nodeControl, "node-control"), handler: controlHandler(adminParts) })
       .ended,
   ]);
-}
-
-/** The form of `changes` where the kernel tells nothing: verification goes by its interval alone. */
-function untilAborted(_netns: unknown, signal: AbortSignal): Promise<void> {
-  return new Promise((resolve) => {
-    if (signal.aborted) resolve();
-    signal.addEventListener("abort", () => resolve(), { once: true });
-  });
 }

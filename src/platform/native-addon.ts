@@ -87,7 +87,18 @@ export interface ProcessHandle {
   close(): void;
 }
 
+/** Tells that rules, routes, addresses or links of a network namespace have changed: a hint to look, not what changed. */
+export interface NetnsWatch {
+  /** Resolves `true` when something has changed since the last call, `false` once closed. */
+  next(): Promise<boolean>;
+  close(): void;
+}
+
 export interface NativeAddon {
+  readonly NetnsWatch: {
+    /** Needs CAP_NET_ADMIN in the namespace. The watch keeps the namespace alive until it is closed. */
+    open(fd: number): Promise<NetnsWatch>;
+  };
   readonly ProcessHandle: {
     /** Throws ESRCH when there is no such process. */
     open(pid: number): ProcessHandle;

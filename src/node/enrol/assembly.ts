@@ -4,8 +4,8 @@ import type { Files } from "../../platform/files.js";
 import type { Logger } from "../../platform/logger.js";
 import type { NativeAddon } from "../../platform/native.js";
 import type { Random } from "../../platform/random.js";
-import type { Netns } from "../capture/mode.js";
 import { NftablesCapture } from "../capture/nftables.js";
+import { netlinkWatch } from "../capture/watch.js";
 import { CapturedRecord } from "./captured.js";
 import { DesiredPods } from "./desired.js";
 import { NodePods } from "./node-pods.js";
@@ -30,8 +30,6 @@ export interface EnrolmentPlatform {
   readonly log: Logger;
   readonly dataPlanes: DataPlanes;
   readonly observer: CaptureObserver;
-  /** As in EnrolmentDependencies. */
-  readonly changes: (netns: Netns, signal: AbortSignal) => Promise<void>;
 }
 
 /** The node's pods over the real kernel. Reads what an earlier agent has captured. */
@@ -39,7 +37,7 @@ export async function assembleEnrolment(
   options: EnrolmentOptions,
   platform: EnrolmentPlatform,
 ): Promise<NodePods> {
-  const { native, files, clock, random, log, dataPlanes, observer, changes } = platform;
+  const { native, files, clock, random, log, dataPlanes, observer } = platform;
   const captured = new CapturedRecord({
     read: async () => (await files.readIfPresent(options.recordPath))?.toString("utf8"),
     write: (text) => files.writeAtomic(options.recordPath, text),
@@ -62,7 +60,7 @@ export async function assembleEnrolment(
     clock,
     random,
     log,
-    changes,
+    watch: netlinkWatch(native, log),
     verifyIntervalMs: options.verifyIntervalMs,
     drainTimeoutMs: options.drainTimeoutMs,
     removeRecorded: (key) => removeRecorded(key, captured, native, capture, log),

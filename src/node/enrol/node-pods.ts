@@ -27,7 +27,7 @@ export class NodePods {
   #started = false;
   #stopping = false;
   #markStarted: (() => void) | undefined;
-  /** Resolves when every pod of the first complete state has been paired, or has failed to be. */
+  /** Resolves when every pod of the first complete state has been paired or has failed to be, or when all are to leave. */
   readonly firstRound: Promise<void>;
 
   constructor(
@@ -70,6 +70,15 @@ export class NodePods {
     this.#stopping = true;
     for (const enrolment of this.#enrolments.values()) enrolment.want(undefined);
     await Promise.all(this.#running);
+    this.#markStarted?.();
+  }
+
+  /** Ends all enrolments with everything left in place; resolves when nothing of them runs any more. */
+  async abandonAll(): Promise<void> {
+    this.#stopping = true;
+    for (const enrolment of this.#enrolments.values()) enrolment.abandon();
+    await Promise.all(this.#running);
+    this.#markStarted?.();
   }
 
   /** Whether an identity belongs to a pod that is being served or about to be: only for these are certificates relayed. */

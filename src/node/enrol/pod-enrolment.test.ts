@@ -4,6 +4,7 @@ import { RecordingLogger } from "../../../test/helpers/recording-logger.js";
 import { steadyRandom } from "../../../test/helpers/seeded-random.js";
 import { VirtualClock } from "../../../test/helpers/virtual-clock.js";
 import type { CaptureForm, CaptureMode, CaptureState } from "../capture/mode.js";
+import type { ChangeWatch } from "../capture/watch.js";
 import { CapturedRecord } from "./captured.js";
 import type { EnrolledPod } from "./desired.js";
 import { Claims, Pairing } from "./pairing.js";
@@ -39,6 +40,7 @@ class World implements CaptureMode, DataPlanes {
   carried = 0;
   acknowledge = true;
   refusal = "";
+  watch: ChangeWatch | undefined;
   applyError = "";
   openFds = 0;
   #fail: ((text: string) => void) | undefined;
@@ -110,7 +112,7 @@ class World implements CaptureMode, DataPlanes {
       clock: this.clock,
       random: steadyRandom(1),
       log: this.log,
-      changes: (_, signal) => new Promise((resolve) => signal.addEventListener("abort", () => resolve())),
+      watch: () => Promise.resolve(this.watch),
       verifyIntervalMs: 1000,
       drainTimeoutMs: 500,
       removeRecorded: () => Promise.resolve(void this.done.push("remove recorded")),
@@ -265,6 +267,27 @@ describe("a pod's enrolment", () => {
     await world.clock.advance(1000);
     await eventually("the repair", () => world.done.length === 2);
     expect(world.done).toEqual(["capture redirecting", "repaired table missing"]);
+  });
+
+  it("looks at once when the kernel tells of a change, and closes the watch when it ends", async () => {
+    const world = new World();
+    let tell: (changed: boolean) => void = () => undefined;
+    let closed = 0;
+    world.watch = {
+      next: () => new Promise((resolve) => (tell = resolve)),
+      close: () => (closed += 1),
+    };
+    const { enrolment, running, phase } = begin(world);
+    await phase("serving");
+    world.done.length = 0;
+    for (const part of ["table changed", "table missing"]) {
+      world.broken = [part];
+      tell(true);
+      await eventually("the repair", () => world.done.at(-1) === `repaired ${part}`);
+    }
+    enrolment.want(undefined);
+    await running;
+    expect(closed).toBe(1);
   });
 
   it("cleans up by record when it leaves while its namespace is not open", async () => {

@@ -1,10 +1,12 @@
 import { MeltemiError, messageOf } from "../../domain/error.js";
 import type { CaptureMode, Netns } from "../capture/mode.js";
-import type { Clock } from "../../platform/clock.js";
+import type { ChangeWatch, OpenWatch } from "../capture/watch.js";
+import type { Cancel, Clock } from "../../platform/clock.js";
 import type { Logger } from "../../platform/logger.js";
 import { backoffMs, type Random } from "../../platform/random.js";
 import { pause } from "../pause.js";
 import type { CapturedRecord } from "./captured.js";
+import { EventSlot } from "./event-slot.js";
 import { samePod, type EnrolledPod } from "./desired.js";
 import type { Pairing } from "./pairing.js";
 import type { PodState } from "./pod-state.js";
@@ -35,14 +37,28 @@ export interface EnrolmentDependencies {
   readonly clock: Clock;
   readonly random: Random;
   readonly log: Logger;
-  /** Resolves when rules or routes in the namespace may have changed, or when the signal aborts. */
-  readonly changes: (netns: Netns, signal: AbortSignal) => Promise<void>;
+  readonly watch: OpenWatch;
   /** Time between two verifications of a captured pod that no event asked for. */
   readonly verifyIntervalMs: number;
   /** How long carried connections may go on after a pod has left. */
   readonly drainTimeoutMs: number;
   /** Removes capture by record where the namespace is not open any more (recovery.ts). */
   readonly removeRecorded: (key: string) => Promise<void>;
+}
+
+type GuardEvent =
+  | { readonly type: "look" }
+  | { readonly type: "refused"; readonly refusal: string }
+  | { readonly type: "wanted_differently" };
+
+/** Until the watch is closed. One that fails is as good as none: the interval remains. */
+async function follow(changes: ChangeWatch | undefined, events: EventSlot<GuardEvent>): Promise<void> {
+  if (changes === undefined) return;
+  try {
+    while (await changes.next()) events.put({ type: "look" });
+  } catch {
+    changes.close();
+  }
 }
 
 const firstRetryMs = 250;
@@ -56,6 +72,7 @@ export class PodEnrolment {
   #pod: EnrolledPod;
   #netns: Netns | undefined;
   #attempts = 0;
+  #abandoned = false;
   /** Aborted and replaced whenever `#wanted` changes: ends every wait. */
   #poke = new AbortController();
   #firstAttempt: (() => void) | undefined;
@@ -89,10 +106,17 @@ export class PodEnrolment {
     this.#poke.abort();
   }
 
-  /** Runs until the pod has left. */
+  /** Ends the enrolment with everything left in place, for an agent that comes after this one. */
+  abandon(): void {
+    this.#abandoned = true;
+    this.#poke.abort();
+  }
+
+  /** Runs until the pod has left, or is abandoned. */
   async run(): Promise<void> {
     for (;;) {
       this.#poke = new AbortController();
+      if (this.#abandoned) return this.#letGo();
       const wanted = this.#wanted;
       if (wanted === undefined) break;
       if (wanted.netns !== this.#pod.netns) await this.#leave();
@@ -132,32 +156,47 @@ export class PodEnrolment {
 
   /** Watches over a serving pod. Resolves when it is wanted differently; rejects when it may not be served on. */
   async #guard(pod: EnrolledPod, netns: Netns, signal: AbortSignal): Promise<void> {
-    const { pairing, dataPlanes, clock, changes, verifyIntervalMs } = this.dependencies;
-    const failed = dataPlanes.failure(pod.workloadUid, signal);
-    for (;;) {
-      const turn = new AbortController();
-      const either = AbortSignal.any([signal, turn.signal]);
-      const refusal = await Promise.race([
-        failed,
-        changes(netns, either).then(() => undefined),
-        pause(clock, verifyIntervalMs, either).then(() => undefined),
-      ]);
-      turn.abort();
-      if (refusal !== undefined)
-        throw new MeltemiError("unavailable", `the data plane cannot serve the pod: ${refusal}`);
-      if (signal.aborted) return;
-      const pairingNow = await pairing.verify(pod, netns);
-      if (pairingNow !== "same") {
-        throw new MeltemiError(
-          "conflict",
-          pairingNow === "other_namespace"
-            ? `network namespace "${pod.netns ?? ""}" is gone, or the name means another one now`
-            : `the pod's address ${pod.ips.join(", ")} is no longer in network namespace "${pod.netns ?? ""}"`,
-          { hint: "the pod is paired anew as soon as namespace and address belong together" },
-        );
+    const { clock, dataPlanes, verifyIntervalMs, watch } = this.dependencies;
+    const events = new EventSlot<GuardEvent>();
+    const over = new AbortController();
+    const stop = (): void => events.put({ type: "wanted_differently" }, true);
+    signal.addEventListener("abort", stop);
+    void dataPlanes.failure(pod.workloadUid, AbortSignal.any([signal, over.signal])).then((refusal) => {
+      if (refusal !== undefined) events.put({ type: "refused", refusal }, true);
+    });
+    const changes = await watch(netns);
+    void follow(changes, events);
+    let cancelNext: Cancel = () => undefined;
+    try {
+      // What happened between capture and watch has told nobody: look first.
+      for (let event: GuardEvent = { type: "look" }; !signal.aborted; event = await events.take()) {
+        if (event.type === "wanted_differently") return;
+        if (event.type === "refused") {
+          throw new MeltemiError("unavailable", `the data plane cannot serve the pod: ${event.refusal}`);
+        }
+        await this.#verifyPairing(pod, netns);
+        await this.#verifyCapture(pod, netns);
+        cancelNext();
+        cancelNext = clock.schedule(verifyIntervalMs, () => events.put({ type: "look" }));
       }
-      await this.#verifyCapture(pod, netns);
+    } finally {
+      cancelNext();
+      changes?.close();
+      over.abort();
+      signal.removeEventListener("abort", stop);
     }
+  }
+
+  async #verifyPairing(pod: EnrolledPod, netns: Netns): Promise<void> {
+    const result = await this.dependencies.pairing.verify(pod, netns);
+    if (result === "same") return;
+    throw new MeltemiError(
+      "conflict",
+      result === "other_namespace"
+        ? `network namespace "${pod.netns ?? ""}" is gone, or the name means another one now`
+        : `the pod's address ${pod.ips.join(", ")} is no longer in network namespace "${pod.netns ?? ""}"`,
+      { hint: "the pod is paired anew as soon as namespace and address belong together" },
+    );
   }
 
   async #verifyCapture(pod: EnrolledPod, netns: Netns): Promise<void> {
@@ -179,9 +218,16 @@ export class PodEnrolment {
     this.dependencies.pairing.release(this.#pod, netns);
   }
 
+  /** The namespace's descriptor given back, and nothing else: data plane and capture stay as they are. */
+  #letGo(): void {
+    this.#firstAttempt?.();
+    if (this.#netns !== undefined) this.dependencies.pairing.release(this.#pod, this.#netns);
+    this.#netns = undefined;
+  }
+
   /** A pod that leaves needs its namespace once more, to remove capture from it. */
   #keepsPairing(): boolean {
-    return this.#wanted === undefined || this.#wanted.netns !== this.#pod.netns;
+    return this.#abandoned || this.#wanted === undefined || this.#wanted.netns !== this.#pod.netns;
   }
 
   async #fail(error: unknown, signal: AbortSignal): Promise<void> {

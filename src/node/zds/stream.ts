@@ -39,6 +39,8 @@ export class ZdsStream {
   #closed = false;
   #wake: (() => void) | undefined;
   #reading: Promise<Buffer | null> | undefined;
+  /** Whether the read under way has come to its end. */
+  #arrived = false;
 
   constructor(
     private readonly connection: PacketPeer,
@@ -126,13 +128,15 @@ export class ZdsStream {
 
   /** Waits for the table to change. Between requests a data plane says nothing: all that may come is its end. */
   async #change(): Promise<void> {
-    const changed = new Promise<"changed">((resolve) => {
-      this.#wake = () => resolve("changed");
-    });
-    const outcome = await Promise.race([changed, this.#packet()]);
-    this.#wake = undefined;
-    if (outcome === "changed") return;
-    if (outcome === null) this.close();
+    const reading = this.#packet();
+    if (!this.#arrived) {
+      await new Promise<void>((resolve) => {
+        this.#wake = resolve;
+      });
+      this.#wake = undefined;
+    }
+    if (!this.#arrived) return;
+    if ((await reading) === null) this.close();
     else throw new MeltemiError("bad_input", "the data plane has sent a message that answers nothing");
   }
 
@@ -141,7 +145,15 @@ export class ZdsStream {
    * may have come before it is awaited: only `#answer` takes it off.
    */
   #packet(): Promise<Buffer | null> {
-    this.#reading ??= this.#read();
+    if (this.#reading === undefined) {
+      this.#arrived = false;
+      this.#reading = this.#read().finally(() => {
+        this.#arrived = true;
+        this.#wake?.();
+      });
+      // Its failure is for whoever awaits it, and for nobody once the stream has ended.
+      this.#reading.catch(() => undefined);
+    }
     return this.#reading;
   }
 

@@ -234,6 +234,24 @@ describe("capture of a pod", () => {
     expect(await greeting(a.netns, b.ip, 8080)).toBe("ECONNREFUSED");
   });
 
+  it("hears of damage from the kernel, without waiting for the next round", async () => {
+    await core.kill();
+    core = await startCore({ verifyIntervalMs: 3_600_000 });
+    await enrol(b);
+    const intact = await dump(b.netns);
+    for (const damage of [
+      "nft delete table inet meltemi",
+      "ip rule del pref 32764",
+      "ip route flush table 100",
+    ]) {
+      core.repairs.length = 0;
+      const [command = "", ...args] = damage.split(" ");
+      await runIn(b.netns, command, args);
+      await eventually("the repair", () => core.repairs.length > 0 || undefined);
+      expect(await dump(b.netns)).toBe(intact);
+    }
+  });
+
   it("stays in force when the data plane goes, and serves again with the next one", async () => {
     await start(b, greeter(8080, "direct"));
     const first = await enrol(b);

@@ -103,8 +103,6 @@ export async function startCore(
         },
         forget: () => undefined,
       },
-      changes: (_, signal) =>
-        new Promise((resolve) => signal.addEventListener("abort", () => resolve(), { once: true })),
     },
   );
   const end = new AbortController();
@@ -119,6 +117,7 @@ export async function startCore(
     drops,
     apply: (...events) => pods.take({ events, problems: [] }),
     kill: async () => {
+      await pods.abandonAll();
       end.abort();
       await serving;
     },
