@@ -7,6 +7,7 @@ import { systemClock } from "../platform/clock.js";
 import { systemFiles } from "../platform/files.js";
 import { createLogger, defaultLogFormat, parseLogLevel } from "../platform/logger.js";
 import { loadNative } from "../platform/native.js";
+import { keepHeapSmall } from "../platform/small-heap.js";
 import { systemRandom } from "../platform/random.js";
 import { FileSource } from "../sources/files/file-source.js";
 import { parseDnsName, parseListen, parseLogFormat } from "./flags.js";
@@ -64,6 +65,7 @@ export function readNodeOptions(flags: Flags): AgentOptions {
 
 /** Runs the agent until SIGTERM or SIGINT; a second signal ends the process at once. */
 export async function runNode(options: AgentOptions): Promise<void> {
+  keepHeapSmall();
   const stop = new AbortController();
   for (const signal of ["SIGTERM", "SIGINT"] as const) {
     process.on(signal, () => {

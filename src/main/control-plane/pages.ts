@@ -1,11 +1,14 @@
 /** The mesh as the admin pages show it: made from the model and the compiled values when asked. */
 import type { CompiledPort, CompiledService, CompiledWorkload } from "../../compile/compiled.js";
 import type { Compiler } from "../../compile/compiler.js";
+import { conditionsOf, meshProblems } from "../../compile/status.js";
 import { enrolment } from "../../domain/enrolment.js";
 import { spiffeId } from "../../domain/identity.js";
 import type { ServiceKey } from "../../domain/ids.js";
 import type { AuthorizationPolicyObject, PeerAuthenticationObject } from "../../domain/objects.js";
 import type { Problem } from "../../domain/problem.js";
+
+type Policy = AuthorizationPolicyObject | PeerAuthenticationObject;
 
 const portOf = ({ servicePort, targetPort, appProtocol }: CompiledPort): object => ({
   port: servicePort,
@@ -91,46 +94,42 @@ interface Condition {
   readonly message: string;
 }
 
-/** One condition per kind of problem that stands about the object, or that it is accepted. */
-function conditionsOf(problems: readonly Problem[]): Condition[] {
-  const sentence = ({ path, message, hint }: Problem): string =>
-    `${path === "" ? "" : `${path}: `}${message}${hint === undefined ? "" : `; ${hint}`}`;
-  const of = (severity: Problem["severity"]): string =>
-    problems
-      .filter((one) => one.severity === severity)
-      .map(sentence)
-      .join(". ");
-  const [error, unsupported, warning] = [of("error"), of("unsupported"), of("warning")];
-  const conditions: Condition[] = [
-    error === ""
-      ? { type: "Accepted", status: "True", reason: "Accepted", message: "" }
-      : { type: "Accepted", status: "False", reason: "LastGoodInForce", message: error },
-  ];
-  if (unsupported !== "")
-    conditions.push({
-      type: "FullyApplied",
-      status: "False",
-      reason: "PartlySupported",
-      message: unsupported,
-    });
-  if (warning !== "")
-    conditions.push({ type: "Clean", status: "False", reason: "Warning", message: warning });
-  return conditions;
+/** The object's conditions; where its file holds a wrong form now, that the last good one is in force comes first. */
+function statusOfPolicy(
+  compiler: Compiler,
+  policy: Policy,
+  problems: readonly Problem[],
+): readonly Condition[] {
+  const { namespace, name } = policy.meta;
+  const errors = problems.filter(
+    ({ severity, object }) =>
+      severity === "error" &&
+      object?.kind === policy.kind &&
+      object.namespace === namespace &&
+      object.name === name,
+  );
+  const conditions = conditionsOf(compiler, policy).map(({ type, status, reason, message }): Condition => ({
+    type,
+    status: status ? "True" : "False",
+    reason,
+    message,
+  }));
+  if (errors.length === 0) return conditions;
+  const message = errors.map((error) => `${error.path}: ${error.message}`).join("; ");
+  return [{ type: "Accepted", status: "False", reason: "LastGoodInForce", message }, ...conditions];
+}
+
+/** All that is wrong now: what the source found in the files, and what only the whole mesh shows. */
+export function problemsPage(compiler: Compiler, problems: readonly Problem[]): readonly Problem[] {
+  return [...problems, ...meshProblems(compiler)];
 }
 
 export function policiesPage(compiler: Compiler, problems: readonly Problem[]): readonly object[] {
   const { mesh, config } = compiler;
-  const policies: (AuthorizationPolicyObject | PeerAuthenticationObject)[] = [
-    ...mesh.authorizationPolicies.all(),
-    ...mesh.peerAuthentications.all(),
-  ];
+  const policies: Policy[] = [...mesh.authorizationPolicies.all(), ...mesh.peerAuthentications.all()];
   return policies
     .map((policy) => {
       const { namespace, name } = policy.meta;
-      const about = problems.filter(
-        ({ object }) =>
-          object?.kind === policy.kind && object.namespace === namespace && object.name === name,
-      );
       const scope =
         policy.selector !== undefined
           ? "selector"
@@ -148,7 +147,7 @@ export function policiesPage(compiler: Compiler, problems: readonly Problem[]): 
         dry_run: authorization && policy.dryRun,
         source_object: `${policy.kind}/${namespace}/${name}`,
         compiled: compiler.compiledFrom(policy).map((one) => (one.type === "authorization" ? one.key : "")),
-        status: conditionsOf(about),
+        status: statusOfPolicy(compiler, policy, problems),
       };
     })
     .sort(byNamespaceAndName);

@@ -34,7 +34,7 @@ import { adminHandler, controlHandler } from "./admin.js";
 import { MeshPods } from "./mesh-pods.js";
 import { caCounters, createRegistry, observe } from "./metrics.js";
 import type { ControlPlaneOptions } from "./options.js";
-import { nodesSummary, policiesPage, servicesPage, workloadsPage } from "./pages.js";
+import { nodesSummary, policiesPage, problemsPage, servicesPage, workloadsPage } from "./pages.js";
 
 /** How long calls under way may go on when the process is asked to end. */
 const shutdownGraceMs = 500;
@@ -183,14 +183,14 @@ async function run(options: ControlPlaneOptions, stop: AbortController): Promise
           objects: compiler.mesh.counts,
           nodes: nodesSummary(compiler).map((one) => ({ ...one, connected: connected.has(one.node) })),
           streams: discovery.streams.length,
-          problems: problems.length,
+          problems: problemsPage(compiler, problems).length,
           ca: authority.describe(),
         };
       },
       workloads: () => workloadsPage(compiler),
       services: () => servicesPage(compiler),
       policies: () => policiesPage(compiler, problems),
-      problems: () => problems,
+      problems: () => problemsPage(compiler, problems),
       streams: () => discovery.streams,
     },
   };
