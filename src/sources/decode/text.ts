@@ -46,9 +46,10 @@ function decodeChunk(chunk: Chunk, options: DecodeOptions): ChunkObject[] {
   const locator = new Locator(chunk.text);
   return parseChunk(chunk.text).flatMap((document) => {
     if (!document.ok) return [unreadable(document)];
-    const lineOf = (path: string): number =>
-      path === "" ? document.line : locator.line(document.index, path);
-    return decodeAll(document.value, options).map((decoded) => ({ line: document.line, decoded, lineOf }));
+    // Taken out here: a function that named the document would keep its whole parsed value for as long as the object lives.
+    const { line, index, value } = document;
+    const lineOf = (path: string): number => (path === "" ? line : locator.line(index, path));
+    return decodeAll(value, options).map((decoded) => ({ line, decoded, lineOf }));
   });
 }
 
