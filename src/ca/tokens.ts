@@ -31,7 +31,7 @@ export class NodeTokens implements NodeAuthenticator {
     if (this.#digests.has(node)) return path;
     requirePrivate(path);
     // The standalone and its control plane both may be first: the one that is makes it, the other reads it.
-    createPrivateFile(path, `${randomBytes(32).toString("base64url")}\n`);
+    createPrivateFile(path, randomBytes(32).toString("base64url"));
     const token = readPrivateFile(path)?.trim() ?? "";
     if (token.length < 32) {
       throw new MeltemiError("bad_input", `${path} holds no token`, {
