@@ -116,7 +116,10 @@ export class PodEnrolment {
   async run(): Promise<void> {
     for (;;) {
       this.#poke = new AbortController();
-      if (this.#abandoned) return this.#letGo();
+      if (this.#abandoned) {
+        this.#letGo();
+        return;
+      }
       const wanted = this.#wanted;
       if (wanted === undefined) break;
       if (wanted.netns !== this.#pod.netns) await this.#leave();
