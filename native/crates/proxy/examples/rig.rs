@@ -42,7 +42,10 @@ async fn main() {
     let mut theirs = Vec::new();
     for node in ["n1", "n2"] {
         if foreign.split(',').any(|name| name == node) {
-            theirs.push(ztunnel(&world, node).await);
+            // One process for all of its nodes: it has fixed ports.
+            if theirs.is_empty() {
+                theirs.push(ztunnel(&world, &foreign).await);
+            }
         } else {
             ours.push(world.proxy_with(node, &["--access-log", "off"]).await);
         }
@@ -74,18 +77,18 @@ async fn main() {
 }
 
 /// A ztunnel in our place, with our pods and our CA.
-async fn ztunnel(world: &World, node: &str) -> (Child, Session) {
-    let directory = world.directory.path().join(format!("ztunnel-{node}"));
+async fn ztunnel(world: &World, nodes: &str) -> (Child, Session) {
+    let directory = world.directory.path().join("ztunnel");
     std::fs::create_dir(&directory).unwrap();
     let agent = Agent::listen(&directory.join("zds.sock"));
     let port = certificate_authority(world, &directory).await;
     std::fs::write(directory.join("token"), "token").unwrap();
-    std::fs::write(directory.join("workloads.yaml"), workloads()).unwrap();
+    std::fs::write(directory.join("workloads.yaml"), workloads(nodes)).unwrap();
     let mut command = Command::new(std::env::var("ZTUNNEL").unwrap());
     let at = |name: &str| directory.join(name).display().to_string();
     command
         .env("PROXY_MODE", "shared")
-        .env("NODE_NAME", node)
+        .env("NODE_NAME", nodes)
         .env("CLUSTER_ID", "Kubernetes")
         .env("INPOD_UDS", at("zds.sock"))
         .env("CA_ADDRESS", format!("https://localhost:{port}"))
@@ -94,13 +97,9 @@ async fn ztunnel(world: &World, node: &str) -> (Child, Session) {
         .env("LOCAL_XDS_PATH", at("workloads.yaml"))
         .env("AUTH_TOKEN", at("token"))
         .env("RUST_LOG", std::env::var("ZTUNNEL_LOG").unwrap_or_else(|_| "warn".to_owned()));
-    let offset = if node == "n1" { 0 } else { 100 };
-    for (name, port) in [("ADMIN", 16000), ("STATS", 16020), ("READINESS", 16021)] {
-        command.env(format!("{name}_ADDR"), format!("127.0.0.1:{}", port + offset));
-    }
     let child = command.spawn().unwrap();
     let session = agent.accept().await;
-    for pod in world.pods.values().filter(|pod| pod.spec.node == node) {
+    for pod in world.pods.values().filter(|pod| nodes.contains(pod.spec.node)) {
         session.add(&pod.spec.uid(), pod.spec.name, pod.spec.account, &pod.file()).await.unwrap();
     }
     session.snapshot().await.unwrap();
@@ -137,7 +136,8 @@ async fn certificate_authority(world: &World, directory: &Path) -> u16 {
     port
 }
 
-fn workloads() -> String {
+/// A ztunnel takes for local what names its node as the ztunnel itself does.
+fn workloads(nodes: &str) -> String {
     let denied = std::env::var_os("POLICY").is_some();
     let policies = if denied {
         "\npolicies:\n- action: Deny\n  name: deny-a\n  namespace: default\n  scope: Namespace\n  rules:\n  - - - principals:\n      - Exact: cluster.local/ns/default/sa/pa\n"
@@ -147,8 +147,9 @@ fn workloads() -> String {
     let entries: Vec<_> = [("pa", 2, "n1"), ("pb", 3, "n2")]
         .iter()
         .map(|(name, last, node)| {
+            let node = if nodes.contains(node) { nodes } else { node };
             format!(
-                "- uid: Kubernetes//Pod/default/{name}\n  name: {name}\n  namespace: default\n  serviceAccount: {name}\n  workloadIps: [\"10.77.0.{last}\"]\n  protocol: HBONE\n  node: {node}\n  network: \"\"\n  clusterId: Kubernetes\n  services: {{}}\n"
+                "- uid: Kubernetes//Pod/default/{name}\n  name: {name}\n  namespace: default\n  trustDomain: cluster.local\n  serviceAccount: {name}\n  workloadIps: [\"10.77.0.{last}\"]\n  protocol: HBONE\n  node: {node}\n  network: \"\"\n  clusterId: Kubernetes\n  services: {{}}\n"
             )
         })
         .collect();

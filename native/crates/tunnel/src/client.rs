@@ -135,7 +135,12 @@ impl ClientTunnel {
             let refusal = Refusal::parse(response.headers());
             return Err(OpenError::Refused { status: response.status(), refusal });
         }
-        Ok(TunnelStream { send, receive: response.into_body(), _slot: Some(slot) })
+        Ok(TunnelStream {
+            send,
+            receive: response.into_body(),
+            send_buffer_bytes: limits.send_buffer_bytes,
+            _slot: Some(slot),
+        })
     }
 }
 

@@ -20,13 +20,15 @@ pub struct Incoming {
     pub parts: Parts,
     receive: RecvStream,
     respond: SendResponse<Bytes>,
+    send_buffer_bytes: usize,
 }
 
 impl Incoming {
     /// Answers 200: bytes may pass.
     pub fn accept(mut self) -> Result<TunnelStream, TunnelError> {
         let send = self.respond.send_response(Response::new(()), false)?;
-        Ok(TunnelStream { send, receive: self.receive, _slot: None })
+        let (receive, send_buffer_bytes) = (self.receive, self.send_buffer_bytes);
+        Ok(TunnelStream { send, receive, send_buffer_bytes, _slot: None })
     }
 
     /// Answers with `status` and, for peers of ours, the reason.
@@ -91,7 +93,7 @@ where
                 let (request, respond) = accepted?;
                 let (parts, receive) = request.into_parts();
                 idle_before = false;
-                tasks.spawn(handle(Incoming { parts, receive, respond }));
+                tasks.spawn(handle(Incoming { parts, receive, respond, send_buffer_bytes: limits.send_buffer_bytes }));
             }
             error = &mut alive => return Err(error),
             () = drain.cancelled(), if !draining => {

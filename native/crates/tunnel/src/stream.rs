@@ -3,18 +3,41 @@ use bytes::Bytes;
 use h2::{Reason, RecvStream, SendStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::task::Poll;
+use std::time::Duration;
 use tokio::time::Instant;
+
+/// Longest wait for data before a reset.
+const FLUSH: Duration = Duration::from_millis(100);
 
 /// Both directions of a CONNECT that was accepted. Dropping it before both ended resets it.
 #[derive(Debug)]
 pub struct TunnelStream {
     pub(crate) send: SendStream<Bytes>,
     pub(crate) receive: RecvStream,
+    /// Most bytes that `send` takes before they are on their way.
+    pub(crate) send_buffer_bytes: usize,
     /// Client side: the place it takes among the tunnel's streams.
     pub(crate) _slot: Option<Slot>,
 }
 
 impl TunnelStream {
+    /// Waits until what was sent is on its way, or a moment has passed: a reset would drop it.
+    pub(crate) async fn flush(&mut self) {
+        // Room for a whole buffer means that nothing is in it.
+        self.send.reserve_capacity(self.send_buffer_bytes);
+        let flushed = std::future::poll_fn(|cx| {
+            while self.send.capacity() < self.send_buffer_bytes {
+                match std::task::ready!(self.send.poll_capacity(cx)) {
+                    Some(Ok(_)) => {}
+                    Some(Err(_)) | None => break,
+                }
+            }
+            Poll::Ready(())
+        });
+        let _ = tokio::time::timeout(FLUSH, flushed).await;
+    }
+
     /// Ends the stream as a TCP reset would: what is buffered is dropped, the peer is told that the
     /// connection failed (RFC 9113, 8.5).
     pub fn reset(&mut self) {
@@ -53,7 +76,7 @@ impl Slots {
     }
 
     /// How long the tunnel has had no stream; `None` while it has one.
-    pub(crate) fn idle(&self) -> Option<std::time::Duration> {
+    pub(crate) fn idle(&self) -> Option<Duration> {
         (self.active() == 0).then(|| self.idle_since.lock().elapsed())
     }
 }

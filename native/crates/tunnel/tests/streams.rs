@@ -122,6 +122,27 @@ async fn a_reset_by_the_server_reaches_the_client() {
 }
 
 #[tokio::test]
+async fn what_was_sent_before_a_reset_arrives_before_it() {
+    let app = application(|mut socket| async move {
+        // Unread input makes the close a reset that the data precedes.
+        socket.write_all(b"no").await.unwrap();
+        let mut byte = [0; 1];
+        socket.peek(&mut byte).await.unwrap();
+    })
+    .await;
+    let mesh = Mesh::start(Limits::default()).await;
+    for _ in 0..50 {
+        let mut client = mesh.connect(app).await;
+        client.write_all(b"x").await.unwrap();
+        let mut answer = [0; 2];
+        soon("answer", client.read_exact(&mut answer)).await.unwrap();
+        assert_eq!(&answer, b"no");
+        let end = soon("end", client.read(&mut answer)).await;
+        assert_eq!(end.map_err(|e| e.kind()), Err(ErrorKind::ConnectionReset));
+    }
+}
+
+#[tokio::test]
 async fn a_reset_passes_also_after_the_end_of_input() {
     let (sent, mut seen) = tokio::sync::mpsc::channel(1);
     let app = application(move |mut socket| {

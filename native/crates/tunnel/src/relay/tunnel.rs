@@ -118,6 +118,8 @@ struct Back {
     queued: usize,
     input_ended: bool,
     ended: bool,
+    /// The stream has failed; what came before that is written first.
+    failed: Option<Fault>,
 }
 
 impl Back {
@@ -129,8 +131,11 @@ impl Back {
         meter: &impl Meter,
     ) -> Poll<Result<(), Fault>> {
         loop {
-            self.gather(cx, receive)?;
+            self.gather(cx, receive);
             if self.queue.is_empty() {
+                if let Some(fault) = self.failed.take() {
+                    return Poll::Ready(Err(fault));
+                }
                 if !self.input_ended {
                     return Poll::Pending;
                 }
@@ -140,7 +145,13 @@ impl Back {
                 }
                 return Poll::Ready(Ok(()));
             }
-            let written = ready!(poll_write(cx, tcp, &mut self.queue))?;
+            let written = match poll_write(cx, tcp, &mut self.queue) {
+                Poll::Ready(written) => written?,
+                // An application that does not read does not keep a connection that is broken.
+                Poll::Pending => {
+                    return self.failed.take().map_or(Poll::Pending, |fault| Poll::Ready(Err(fault)));
+                }
+            };
             self.queued -= written;
             meter.back(written);
             // The peer may send as much again only now, when the application took it: an application
@@ -149,8 +160,9 @@ impl Back {
         }
     }
 
-    fn gather(&mut self, cx: &mut Context<'_>, receive: &mut RecvStream) -> Result<(), Fault> {
-        while !self.input_ended && self.queue.len() < GATHER_PIECES && self.queued < GATHER_BYTES {
+    fn gather(&mut self, cx: &mut Context<'_>, receive: &mut RecvStream) {
+        let over = |back: &Self| back.input_ended || back.failed.is_some();
+        while !over(self) && self.queue.len() < GATHER_PIECES && self.queued < GATHER_BYTES {
             match receive.poll_data(cx) {
                 Poll::Ready(Some(Ok(bytes))) => {
                     if !bytes.is_empty() {
@@ -164,12 +176,11 @@ impl Back {
                 {
                     self.input_ended = true;
                 }
-                Poll::Ready(Some(Err(error))) => return Err(error.into()),
+                Poll::Ready(Some(Err(error))) => self.failed = Some(error.into()),
                 Poll::Ready(None) => self.input_ended = true,
                 Poll::Pending => break,
             }
         }
-        Ok(())
     }
 }
 
@@ -181,12 +192,13 @@ pub async fn relay_tunnel(tcp: &TcpStream, stream: &mut TunnelStream, meter: &im
     let mut tcp_broken = pin!(broken(tcp));
     let TunnelStream { send, receive, .. } = stream;
     let end = poll_fn(|cx| {
-        let there = match forward.poll(cx, tcp, send, meter) {
+        // What came before a reset is delivered before it.
+        let here = match back.poll(cx, receive, tcp, meter) {
             Poll::Ready(Err(fault)) => return Poll::Ready(fault.into()),
             Poll::Ready(Ok(())) => true,
             Poll::Pending => false,
         };
-        let here = match back.poll(cx, receive, tcp, meter) {
+        let there = match forward.poll(cx, tcp, send, meter) {
             Poll::Ready(Err(fault)) => return Poll::Ready(fault.into()),
             Poll::Ready(Ok(())) => true,
             Poll::Pending => false,
@@ -204,7 +216,11 @@ pub async fn relay_tunnel(tcp: &TcpStream, stream: &mut TunnelStream, meter: &im
     .await;
     match &end {
         RelayEnd::Finished => {}
-        RelayEnd::FirstReset(_) => stream.reset(),
+        RelayEnd::FirstReset(_) => {
+            // What the application sent before it broke off still goes out.
+            stream.flush().await;
+            stream.reset();
+        }
         RelayEnd::SecondReset(_) => break_off(tcp),
     }
     end
