@@ -1,5 +1,5 @@
 import { createHash } from "node:crypto";
-import { createWriteStream } from "node:fs";
+import { closeSync, openSync } from "node:fs";
 import { mkdir, readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { spawn, type ChildProcess } from "node:child_process";
@@ -19,6 +19,8 @@ export interface ZtunnelOptions {
   readonly tokenFile: string;
   /** Where its own log goes. */
   readonly logFile: string;
+  /** json where its log is to be read by a program; plain is its own default. */
+  readonly logFormat?: "json" | "plain";
   /** Its private folder: a ztunnel looks for some files relative to where it runs. */
   readonly directory: string;
 }
@@ -39,17 +41,18 @@ export class Ztunnel {
 
   static async start(options: ZtunnelOptions): Promise<Ztunnel> {
     await mkdir(options.directory, { recursive: true });
-    const log = createWriteStream(options.logFile, { flags: "a" });
+    // The file itself, not a pipe through this process: what reads it must not slow what is measured.
+    const log = openSync(options.logFile, "a");
     const child = spawn(
       "nsenter",
       [`--net=${netnsPath(options.netns)}`, "--", options.binary, "proxy", "ztunnel"],
       {
         cwd: options.directory,
-        stdio: ["ignore", "pipe", "pipe"],
+        stdio: ["ignore", log, log],
         env: {
           PATH: process.env["PATH"] ?? "",
           RUST_LOG: "info",
-          LOG_FORMAT: "json",
+          LOG_FORMAT: options.logFormat ?? "json",
           PROXY_MODE: "shared",
           INPOD_UDS: options.zdsSocket,
           XDS_ADDRESS: `https://${options.controlPlane}`,
@@ -62,13 +65,14 @@ export class Ztunnel {
           POD_NAMESPACE: "meltemi-system",
           INSTANCE_IP: "127.0.0.1",
           CLUSTER_ID: "Kubernetes",
+          // Its usual ports are our agent's in this namespace.
+          PROXY_CONFIG: JSON.stringify({ statusPort: 16021, statsPort: 16020 }),
           ISTIO_META_DNS_CAPTURE: "false",
           ZTUNNEL_WORKER_THREADS: "2",
         },
       },
     );
-    child.stdout.pipe(log);
-    child.stderr.pipe(log);
+    closeSync(log);
     return new Ztunnel(child, options.logFile);
   }
 
