@@ -42,7 +42,12 @@ export class NodePods {
   }
 
   take(batch: SourceBatch): void {
-    if (this.#stopping || (!this.desired.take(batch) && this.#started)) return;
+    const changed = this.desired.take(batch);
+    if (changed || !this.#started) this.#reconcile();
+  }
+
+  #reconcile(): void {
+    if (this.#stopping) return;
     const { enrolled, out } = this.desired.current();
     this.#takeOut(out);
     for (const [key, enrolment] of this.#enrolments) if (!enrolled.has(key)) enrolment.want(undefined);
@@ -120,7 +125,8 @@ export class NodePods {
     void running.then(() => {
       this.#running.delete(running);
       if (this.#enrolments.get(key) === enrolment) this.#enrolments.delete(key);
-      this.take({ events: [], problems: [] });
+      // The pod may have come back while it was leaving.
+      this.#reconcile();
     });
     return enrolment;
   }

@@ -184,6 +184,19 @@ describe("capture of a pod", () => {
     await eventually("b to be gone", () => stateOf(b) === undefined || undefined);
   });
 
+  it("enrols a pod again that comes back while it is still leaving", async () => {
+    await start(b, greeter(15006, "inbound"));
+    const dataPlane = await enrol(b);
+    const carried = await start(a, holder(b.ip, 8080));
+    core.apply(remove(b));
+    await eventually("b to be leaving", () => /leaving/.test(stateOf(b)?.reason ?? "") || undefined);
+    core.apply(apply(b));
+    await carried.stop();
+    await enrolled(b);
+    expect(dataPlane.told.map(({ type }) => type)).toEqual(["add", "snapshot", "del", "add"]);
+    expect(await dump(b.netns)).toMatch(/redirect to :15006/);
+  });
+
   it("refuses a namespace that does not hold the pod's address, and the node's own", async () => {
     core.apply(namespace, apply(a, { ips: [b.ip] }));
     expect(await failed(a)).toMatch(/10\.88\.1\.3 is on no interface of network namespace "c-a"/);
