@@ -44,7 +44,13 @@ export class World {
   readonly state = "/run/meltemi/demo/state";
   readonly run = "/run/meltemi/demo/run";
   readonly #clients: LongRunning[] = [];
+  readonly #externalDataPlanes: readonly string[];
   #standalone: Child | undefined;
+
+  /** @param externalDataPlanes nodes whose data plane the caller starts, when the mesh is up */
+  constructor(externalDataPlanes: readonly string[] = []) {
+    this.#externalDataPlanes = externalDataPlanes;
+  }
 
   /** Makes nodes, pods, servers and manifests, and starts the mesh. */
   async up(progress: (step: string) => void): Promise<void> {
@@ -67,11 +73,21 @@ export class World {
 
     progress("meltemi standalone: control plane, two agents, two data planes");
     await this.startMesh();
-    await this.allEnrolled();
+    if (this.#externalDataPlanes.length === 0) await this.allEnrolled();
   }
 
   async startMesh(): Promise<void> {
-    const args = ["standalone", "--config", this.config, "--state-dir", this.state, "--run-dir", this.run];
+    const external = this.#externalDataPlanes.flatMap((node) => ["--external-data-plane", node]);
+    const args = [
+      "standalone",
+      ...external,
+      "--config",
+      this.config,
+      "--state-dir",
+      this.state,
+      "--run-dir",
+      this.run,
+    ];
     this.#standalone = startIn(undefined, meltemi, [
       ...args,
       "--listen",

@@ -65,8 +65,6 @@ export class Ztunnel {
           POD_NAMESPACE: "meltemi-system",
           INSTANCE_IP: "127.0.0.1",
           CLUSTER_ID: "Kubernetes",
-          // Its usual ports are our agent's in this namespace.
-          PROXY_CONFIG: JSON.stringify({ statusPort: 16021, statsPort: 16020 }),
           ISTIO_META_DNS_CAPTURE: "false",
           ZTUNNEL_WORKER_THREADS: "2",
         },

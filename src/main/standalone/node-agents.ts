@@ -82,8 +82,10 @@ export class NodeAgents {
 
   #arguments(node: DesiredNode): string[] {
     const { runDir, stateDir, config, proxy, externalDataPlanes, controlPlane } = this.#options;
-    // Nodes in one namespace would all want the same ports: there, metrics are on the node's socket only.
-    const own = node.netns !== undefined;
+    // Nodes in one namespace would all want the same ports, and so would a foreign data plane: there, the
+    // agent's metrics are on the node's socket only.
+    const external = externalDataPlanes.has(node.name);
+    const own = node.netns !== undefined && !external;
     return [
       ...["--node", node.name, "--config", config],
       ...["--run-dir", nodeRunDir(runDir, node.name), "--state-dir", join(stateDir, "nodes", node.name)],
@@ -92,7 +94,7 @@ export class NodeAgents {
       ...["--token-file", join(stateDir, "tokens", node.name)],
       ...["--trust-domain", controlPlane.trustDomain, "--cluster-id", controlPlane.clusterId],
       ...["--network", controlPlane.network],
-      ...(externalDataPlanes.has(node.name) ? [] : ["--proxy", proxy]),
+      ...(external ? [] : ["--proxy", proxy]),
       ...[
         "--metrics-address",
         own ? "0.0.0.0:15020" : "none",
