@@ -140,7 +140,7 @@ async fn certificate_authority(world: &World, directory: &Path) -> u16 {
 fn workloads(nodes: &str) -> String {
     let denied = std::env::var_os("POLICY").is_some();
     let policies = if denied {
-        "\npolicies:\n- action: Deny\n  name: deny-a\n  namespace: default\n  scope: Namespace\n  rules:\n  - - - principals:\n      - Exact: cluster.local/ns/default/sa/pa\n"
+        "\npolicies:\n- action: Deny\n  name: deny-a\n  namespace: default\n  scope: Namespace\n  dryRun: false\n  rules:\n  - - - principals:\n      - Exact: cluster.local/ns/default/sa/pa\n"
     } else {
         ""
     };

@@ -42,7 +42,8 @@ pub(crate) async fn serve(pod: Arc<Pod>, tcp: TcpStream, client: SocketAddr) {
     let (tls, peer) = match handshake {
         Ok(done) => done,
         Err(error) => {
-            tracing::info!(%error, pod = %pod.info.uid, peer = %client, "tunnel refused");
+            // Counted; not at a level that lets any client fill the log.
+            tracing::debug!(%error, pod = %pod.info.uid, peer = %client, "tunnel refused");
             return;
         }
     };
