@@ -11,6 +11,7 @@ use clap::Args;
 use futures::future::join_all;
 use http::Uri;
 use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
 
 use super::exchange::exchange;
 use super::{Outcome, Tally};
@@ -44,6 +45,7 @@ pub(crate) struct Options {
 struct Plan {
     address: SocketAddr,
     request: Vec<u8>,
+    workers: usize,
     new_connections: bool,
     limit: Duration,
     /// Time between two requests of the whole run; zero: no pace.
@@ -53,6 +55,8 @@ struct Plan {
     until: Instant,
     /// The next request's number, and with it the time when it is due.
     ticket: AtomicU64,
+    /// A permit for each request that has become due.
+    due: Semaphore,
 }
 
 pub(super) async fn run(options: Options) -> anyhow::Result<bool> {
@@ -66,6 +70,7 @@ pub(super) async fn run(options: Options) -> anyhow::Result<bool> {
     let plan = Arc::new(Plan {
         address,
         request: format!("GET {path} HTTP/1.1\r\nhost: {authority}\r\n{close}\r\n").into_bytes(),
+        workers: options.connections.max(1) as usize,
         new_connections: options.new_connections,
         limit: Duration::from_millis(options.timeout_ms),
         pace: match options.rate {
@@ -76,12 +81,32 @@ pub(super) async fn run(options: Options) -> anyhow::Result<bool> {
         measured_from,
         until: measured_from + Duration::from_secs_f64(options.seconds),
         ticket: AtomicU64::new(0),
+        due: Semaphore::new(0),
     });
-    let workers = (0..options.connections.max(1)).map(|_| tokio::spawn(work(Arc::clone(&plan))));
+    if !plan.pace.is_zero() {
+        let plan = Arc::clone(&plan);
+        std::thread::spawn(move || pace(&plan));
+    }
+    let workers = (0..plan.workers).map(|_| tokio::spawn(work(Arc::clone(&plan))));
     let tallies = join_all(workers).await.into_iter().collect::<Result<Vec<_>, _>>()?;
     let outcome = Outcome::of(Tally::sum(tallies), options.seconds);
     line(&outcome);
     Ok(outcome.clean())
+}
+
+/// Lets one request after the other become due, on a thread of its own: the runtime's timers are good to
+/// a millisecond, which is more than what is measured.
+fn pace(plan: &Plan) {
+    for number in 0_u64.. {
+        let due = plan.begin + plan.pace.mul_f64(number as f64);
+        std::thread::sleep(due.saturating_duration_since(Instant::now()));
+        if due >= plan.until {
+            // One for each worker: it sees that the time is over when its ticket is due after the end.
+            plan.due.add_permits(plan.workers);
+            return;
+        }
+        plan.due.add_permits(1);
+    }
 }
 
 async fn work(plan: Arc<Plan>) -> Tally {
@@ -92,10 +117,12 @@ async fn work(plan: Arc<Plan>) -> Tally {
         let due = match plan.pace {
             Duration::ZERO => Instant::now(),
             pace => {
+                // Never closed: there is a permit for every request and one more for every worker.
+                if let Ok(permit) = plan.due.acquire().await {
+                    permit.forget();
+                }
                 let number = plan.ticket.fetch_add(1, Ordering::Relaxed);
-                let due = plan.begin + pace.mul_f64(number as f64);
-                tokio::time::sleep_until(due.into()).await;
-                due
+                plan.begin + pace.mul_f64(number as f64)
             }
         };
         if due >= plan.until {
