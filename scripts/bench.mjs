@@ -1,0 +1,18 @@
+// npm run bench [-- l4|control-plane] [options]: builds what is shipped, and measures it in a sandbox.
+import { mkdirSync } from "node:fs";
+import { join } from "node:path";
+import { root, setup } from "./setup.mjs";
+import { runSandboxed } from "./sandbox.mjs";
+
+try {
+  await setup({ profile: "dist" });
+  mkdirSync(join(root, ".cache"), { recursive: true });
+  process.exitCode = await runSandboxed([
+    process.execPath,
+    join(root, "dist/bench/main.js"),
+    ...process.argv.slice(2),
+  ]);
+} catch (error) {
+  process.stderr.write(`${error instanceof Error ? error.message : String(error)}\n`);
+  process.exitCode = 1;
+}
