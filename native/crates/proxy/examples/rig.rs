@@ -4,6 +4,7 @@
 //! `MELTEMI_PROXY`: our binary. `ZTUNNEL`: a ztunnel, which then serves the nodes named in `ZTUNNEL_NODES`
 //! ("n1", "n2" or "n1,n2"). `POLICY=deny-a`: pb refuses pa. The arguments are a command that is run when all is
 //! ready, with the proxies' process ids after it.
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a tool for people")]
 #[path = "../tests/support/mod.rs"]
 mod support;
 
@@ -66,8 +67,8 @@ async fn main() {
         println!("{}", running.await.unwrap());
     }
     for proxy in &ours {
-        for record in proxy.directory.join("access.log").exists().then(|| proxy.records()).unwrap_or_default()
-        {
+        let recorded = proxy.directory.join("access.log").exists();
+        for record in if recorded { proxy.records() } else { Vec::new() } {
             println!("record {record}");
         }
     }
@@ -140,7 +141,7 @@ async fn certificate_authority(world: &World, directory: &Path) -> u16 {
 fn workloads(nodes: &str) -> String {
     let denied = std::env::var_os("POLICY").is_some();
     let policies = if denied {
-        "\npolicies:\n- action: Deny\n  name: deny-a\n  namespace: default\n  scope: Namespace\n  dryRun: false\n  rules:\n  - - - principals:\n      - Exact: cluster.local/ns/default/sa/pa\n"
+        "\npolicies:\n- action: Deny\n  name: deny-a\n  namespace: default\n  scope: Namespace\n  dryRun: false\n  rules:\n  - - - principals:\n      - Exact: spiffe://cluster.local/ns/default/sa/pa\n"
     } else {
         ""
     };

@@ -218,6 +218,6 @@ trait LingerZero {
 
 impl LingerZero for TcpStream {
     fn set_linger_zero(&self) {
-        SockRef::from(self).set_linger(Some(Duration::ZERO)).unwrap();
+        SockRef::from(self).set_linger(Some(Duration::ZERO)).expect("set_linger");
     }
 }
