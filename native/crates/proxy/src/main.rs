@@ -40,6 +40,7 @@ fn start() -> anyhow::Result<()> {
     let config = Config::from_process();
     let logging = meltemi_telemetry::logging::init(&config.log_level, config.log_format)?;
     raise_descriptor_limit();
+    meltemi_capture::tune_allocator();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(config.workers)
         .thread_name("worker")

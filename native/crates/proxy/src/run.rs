@@ -215,14 +215,18 @@ async fn after_snapshots(certificates: Arc<CertificateStore>, mut snapshots: wat
     }
 }
 
-/// Gives spare buffers back while no bytes pass.
+/// Gives spare memory back once there are no connections any more.
 async fn trim(node: Arc<Node>) {
     let mut ticks = tokio::time::interval(TRIM);
+    let mut opened = 0;
     loop {
         ticks.tick().await;
-        if node.telemetry.open_connections() == 0 {
+        let open = node.telemetry.open_connections();
+        if open == 0 && opened > 0 {
             meltemi_tunnel::release_spare();
+            meltemi_capture::release_memory();
         }
+        opened = open;
     }
 }
 
