@@ -1,130 +1,122 @@
-import { watch, type FSWatcher } from "chokidar";
-import { messageOf } from "../domain/error.js";
-import type { Cancel, Clock } from "./clock.js";
+import { every, type Cancel, type Clock } from "./clock.js";
+import { kernelWatch, WatchedTree, type WatchOne } from "./watched-tree.js";
 
 export interface WatchOptions {
   readonly clock: Clock;
   readonly signal: AbortSignal;
-  /** Called with the paths that changed (absolute), after they have been quiet. Never called twice at the same time. */
-  readonly onChange: (paths: ReadonlySet<string>) => Promise<void> | void;
+  /** Something below the directory may have changed: look at all of it. Never called twice at the same time. */
+  readonly onChange: () => Promise<void> | void;
   /** Something went wrong while watching, or `onChange` threw. Watching goes on. */
   readonly onError: (message: string, error: unknown) => void;
+  /** Which directories are entered, by name; all unless told. */
+  readonly visible?: (name: string) => boolean;
   /** Quiet time before `onChange`. */
   readonly debounceMs?: number;
   /** The longest that changes wait while others keep coming. */
   readonly longestWaitMs?: number;
-  /** Period of looking when the kernel cannot watch (inotify's limits, network file systems). */
-  readonly pollMs?: number;
-  /** Poll from the beginning. */
-  readonly poll?: boolean;
+  /** Period of making sure that what is watched is what is there, and of looking at what cannot be watched. */
+  readonly recheckMs?: number;
+  /** The kernel's watch of one directory. */
+  readonly watchOne?: WatchOne;
 }
 
 /**
- * Watches a directory and all below it, through symbolic links too (a ConfigMap's files are such). Resolves when every
- * existing file is watched: read the directory afterwards, and no change is missed. What exists is not reported. Falls
- * back to polling when inotify is exhausted; everything then counts as changed once. Ends with the signal.
+ * Watches a directory and all below it, and the files that its links lead to (a ConfigMap's are such). Resolves
+ * when everything there is watched: read the directory afterwards, and no change is missed. What exists is not
+ * reported. Where the kernel cannot watch (inotify's limits), `onChange` is called every `recheckMs` instead. Ends
+ * with the signal.
  */
 export async function watchDirectory(directory: string, options: WatchOptions): Promise<void> {
-  const batch = new Batch(options);
-  let watcher: FSWatcher | undefined;
-  let polling = options.poll ?? false;
+  const { clock, signal, onError, recheckMs = 1_000 } = options;
+  if (signal.aborted) return;
+  let structural = false;
+  let unwatched = false;
 
-  const start = async (): Promise<void> => {
-    const current = watch(directory, {
-      ignoreInitial: true,
-      followSymlinks: true,
-      atomic: false,
-      usePolling: polling,
-      interval: options.pollMs ?? 1000,
-    });
-    watcher = current;
-    current.on("all", (_event, path) => batch.add(path));
-    await new Promise<void>((resolve) => {
-      current.on("ready", resolve);
-      current.on("error", (error) => {
-        resolve();
-        if (current !== watcher || options.signal.aborted) return;
-        options.onError("watching failed", error);
-        if (!polling && isExhausted(error)) {
-          polling = true;
-          void restart(current);
-        }
-      });
-      options.signal.addEventListener("abort", () => resolve(), { once: true });
-    });
+  const tree = new WatchedTree({
+    root: directory,
+    visible: options.visible ?? (() => true),
+    watchOne: options.watchOne ?? kernelWatch,
+    onEvent: (isStructural) => {
+      structural ||= isStructural;
+      quiet.touch();
+    },
+  });
+  const align = async (): Promise<void> => {
+    const [error] = await tree.align();
+    if (error !== undefined && !unwatched) onError("watching failed, looking regularly instead", error);
+    unwatched = error !== undefined;
   };
-
-  const restart = async (former: FSWatcher): Promise<void> => {
-    await former.close();
-    if (options.signal.aborted) return;
-    await start();
-    // What happened between the two is unknown.
-    batch.add(directory);
-  };
-
-  if (options.signal.aborted) return;
-  options.signal.addEventListener(
+  const quiet = new Quiet(options, async () => {
+    if (structural) {
+      structural = false;
+      await align();
+    }
+    await options.onChange();
+  });
+  signal.addEventListener(
     "abort",
     () => {
-      batch.end();
-      watcher?.close().catch((error: unknown) => options.onError(messageOf(error), error));
+      quiet.end();
+      tree.close();
     },
     { once: true },
   );
-  await start();
+  await align();
+  const recheck = async (): Promise<void> => {
+    if (!unwatched && (await tree.aligned())) return;
+    structural = true;
+    quiet.touch();
+  };
+  void every(clock, recheckMs, recheck, {
+    signal,
+    background: true,
+    onError: (error) => onError("watching failed", error),
+  });
 }
 
-function isExhausted(error: unknown): boolean {
-  const code = (error as NodeJS.ErrnoException).code;
-  return code === "ENOSPC" || code === "EMFILE" || code === "ENFILE";
-}
-
-/** Collects changed paths until they are quiet, and hands them over one batch at a time. */
-class Batch {
+/** Runs a task once touches have been quiet, one run at a time, and again where one came meanwhile. */
+class Quiet {
   readonly #options: WatchOptions;
-  #paths = new Set<string>();
-  #firstAt = 0;
+  readonly #task: () => Promise<void>;
+  #touched = false;
+  #firstAtMs = 0;
   #cancel: Cancel | undefined;
-  #delivering = false;
+  #running = false;
 
-  constructor(options: WatchOptions) {
+  constructor(options: WatchOptions, task: () => Promise<void>) {
     this.#options = options;
+    this.#task = task;
   }
 
-  add(path: string): void {
-    if (this.#options.signal.aborted) return;
-    const { clock, debounceMs = 50, longestWaitMs = 500 } = this.#options;
-    if (this.#paths.size === 0) this.#firstAt = clock.monotonic();
-    this.#paths.add(path);
-    if (this.#delivering) return;
-    const waited = clock.monotonic() - this.#firstAt;
+  touch(): void {
+    const { clock, signal, debounceMs = 50, longestWaitMs = 500 } = this.#options;
+    if (signal.aborted) return;
+    if (!this.#touched) this.#firstAtMs = clock.monotonic();
+    this.#touched = true;
+    if (this.#running) return;
+    const leftMs = Math.max(0, longestWaitMs - (clock.monotonic() - this.#firstAtMs));
     this.#cancel?.();
-    this.#cancel = clock.schedule(
-      Math.min(debounceMs, Math.max(0, longestWaitMs - waited)),
-      () => void this.#deliver(),
-    );
+    this.#cancel = clock.schedule(Math.min(debounceMs, leftMs), () => void this.#run());
   }
 
   end(): void {
     this.#cancel?.();
-    this.#paths.clear();
   }
 
-  async #deliver(): Promise<void> {
-    this.#delivering = true;
+  #again(): void {
+    if (this.#touched) this.touch();
+  }
+
+  async #run(): Promise<void> {
+    this.#running = true;
+    this.#touched = false;
     try {
-      while (this.#paths.size > 0) {
-        const paths = this.#paths;
-        this.#paths = new Set();
-        await this.#options.onChange(paths);
-      }
+      await this.#task();
     } catch (error) {
       this.#options.onError("handling a change failed", error);
     } finally {
-      this.#delivering = false;
+      this.#running = false;
     }
-    // A batch whose predecessor failed must not wait for the next change.
-    const [next] = this.#paths;
-    if (next !== undefined) this.add(next);
+    this.#again();
   }
 }

@@ -15,7 +15,7 @@ export interface FileStamp {
 }
 
 /** Whether a file or directory of this name is looked at: not editors' and mounts' hidden ones. */
-function visible(name: string): boolean {
+export function visible(name: string): boolean {
   return !name.startsWith(".") && !name.endsWith("~");
 }
 

@@ -6,7 +6,7 @@ import { every, type Cancel, type Clock } from "../../platform/clock.js";
 import type { Files } from "../../platform/files.js";
 import type { Logger } from "../../platform/logger.js";
 import { watchDirectory } from "../../platform/watch.js";
-import { listConfiguration, readConfiguration, type FileStamp } from "./directory.js";
+import { listConfiguration, readConfiguration, visible, type FileStamp } from "./directory.js";
 import { DirectoryState } from "./directory-state.js";
 import { LastGoodFiles } from "./last-good.js";
 import { isDoubtful, readFileState, unreadableFileState, type FileState } from "./file-state.js";
@@ -70,6 +70,7 @@ export class FileSource implements Source {
       signal,
       debounceMs: settleMs,
       longestWaitMs: 5 * settleMs,
+      visible,
       onChange: rescan,
       onError,
     });
@@ -115,6 +116,7 @@ class Reader {
   /** Files whose kept form is to be brought up to date. */
   readonly #toKeep = new Set<string>();
   #queue: Promise<void> = Promise.resolve();
+  #keeping: Promise<void> = Promise.resolve();
 
   constructor(
     private readonly options: Required<FileSourceOptions>,
@@ -144,6 +146,7 @@ class Reader {
   async finished(): Promise<void> {
     this.#lookAgain?.();
     await this.#queue;
+    await this.#keeping;
   }
 
   async #look(): Promise<void> {
@@ -171,13 +174,14 @@ class Reader {
     }
     this.#tell([]);
     this.#scheduleLook();
-    await this.#keepLastGood();
+    this.#keepSoon();
   }
 
   async #read(stamp: FileStamp, believe: boolean): Promise<void> {
     const { path } = stamp;
     const atStart = believe && this.#lastGood !== undefined;
     const previous = atStart ? await this.#recall(path) : this.#state.file(path);
+    const readAtMs = this.options.clock.now();
     try {
       const text = await readConfiguration(this.options.directory, stamp);
       const state = readFileState(path, text, previous);
@@ -196,16 +200,16 @@ class Reader {
       );
     }
     // File systems keep time coarsely: two writes in one tick may look alike, so a fresh stamp proves nothing.
-    if (Math.abs(this.options.clock.now() - stamp.changedAtMs) < stampTickMs) this.#fresh = true;
+    if (Math.abs(readAtMs - stamp.changedAtMs) < stampTickMs) this.#fresh = true;
     else this.#stamps.set(path, stamp);
     this.#doubts.delete(path);
-    this.#toKeep.add(path);
+    if (this.#lastGood) this.#toKeep.add(path);
   }
 
   #vanish(path: string): void {
     if (this.#doubted(path, undefined)) return;
     this.#state.remove(path);
-    this.#toKeep.add(path);
+    if (this.#lastGood) this.#toKeep.add(path);
     this.#stamps.delete(path);
     this.#doubts.delete(path);
   }
@@ -243,15 +247,21 @@ class Reader {
     }
   }
 
-  /** After the consumer was told, so that the disk delays no change. */
+  /** Beside the looks, so that a slow disk delays no change. */
+  #keepSoon(): void {
+    if (this.#toKeep.size > 0) this.#keeping = this.#keeping.then(() => this.#keepLastGood());
+  }
+
   async #keepLastGood(): Promise<void> {
-    for (const path of this.#lastGood ? this.#toKeep : []) {
+    for (const path of [...this.#toKeep]) {
+      // Before the state is taken: a change while it is written is to be kept too.
+      this.#toKeep.delete(path);
       const state = this.#state.file(path);
       try {
         if (state) await this.#lastGood?.keep(path, state);
         else await this.#lastGood?.forget(path);
-        this.#toKeep.delete(path);
       } catch (error) {
+        this.#toKeep.add(path);
         this.options.logger.warn("last good configuration not kept", { path, error: messageOf(error) });
       }
     }
