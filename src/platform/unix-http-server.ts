@@ -1,4 +1,5 @@
 import { createServer, type IncomingMessage, type ServerResponse } from "node:http";
+import type { Socket } from "node:net";
 import { MeltemiError, messageOf, type ErrorCode } from "../domain/error.js";
 import { acceptChecked, type UnixListenOptions } from "./unix-accept.js";
 
@@ -41,21 +42,18 @@ export function serveUnixHttp(options: UnixHttpOptions): { readonly ended: Promi
       response.destroy();
     });
   });
+  const open = new Set<Socket>();
   const accepting = acceptChecked(options, (socket) => {
+    open.add(socket);
+    socket.once("close", () => open.delete(socket));
     server.emit("connection", socket);
-    options.signal.addEventListener("abort", () => socket.destroy(), {
-      once: true,
-      signal: closedSignal(socket),
-    });
   });
-  return { ended: accepting.ended };
-}
-
-/** Aborted when the emitter closes, so that a listener elsewhere can be dropped with it. */
-function closedSignal(emitter: NodeJS.EventEmitter): AbortSignal {
-  const closed = new AbortController();
-  emitter.once("close", () => closed.abort());
-  return closed.signal;
+  const end = (): void => {
+    for (const socket of open) socket.destroy();
+  };
+  options.signal.addEventListener("abort", end, { once: true });
+  const ended = accepting.ended.finally(() => options.signal.removeEventListener("abort", end));
+  return { ended };
 }
 
 async function answer(

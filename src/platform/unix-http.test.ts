@@ -1,3 +1,4 @@
+import { getEventListeners } from "node:events";
 import { existsSync, statSync } from "node:fs";
 import { createServer } from "node:net";
 import { join } from "node:path";
@@ -122,6 +123,22 @@ describe("HTTP over a Unix socket", () => {
     await ended;
     await expect(pending).rejects.toMatchObject({ code: "system" });
     expect(existsSync(path)).toBe(false);
+  });
+
+  it("puts no listener on the signal for each connection", async () => {
+    const { path, abort } = served(({ signal }) => ({
+      status: 200,
+      body: (async function* () {
+        yield "begun";
+        await new Promise((resolve) => signal.addEventListener("abort", resolve));
+      })(),
+    }));
+    const before = getEventListeners(abort.signal, "abort").length;
+    const answers = await Promise.all(
+      Array.from({ length: 20 }, () => streamUnixHttp({ socketPath: path, path: "/" })),
+    );
+    expect(answers.map(({ status }) => status)).toEqual(Array(20).fill(200));
+    expect(getEventListeners(abort.signal, "abort")).toHaveLength(before);
   });
 
   it("ends a connection that arrives together with the signal", async () => {

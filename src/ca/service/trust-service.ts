@@ -27,6 +27,15 @@ export function addTrustService(
   authenticator: NodeAuthenticator,
   shutdown: AbortSignal,
 ): void {
+  // One listener for all: as many as streams would be noise on a signal that the whole process shares.
+  const open = new Set<() => void>();
+  shutdown.addEventListener(
+    "abort",
+    () => {
+      for (const end of open) end();
+    },
+    { once: true },
+  );
   const watch = async (call: ServerWritableStream<WatchTrustBundleRequest, TrustBundle>): Promise<void> => {
     const [authorization] = call.metadata.get("authorization");
     await authenticator.authenticate({ authorization: authorization?.toString(), peer: call.getPeer() });
@@ -42,10 +51,10 @@ export function addTrustService(
     const end = (): void => void call.end();
     const forget = (): void => {
       stop();
-      shutdown.removeEventListener("abort", end);
+      open.delete(end);
     };
     call.on("drain", send);
-    shutdown.addEventListener("abort", end, { once: true });
+    open.add(end);
     call.once("close", forget);
     call.once("cancelled", forget);
     send();

@@ -3,6 +3,7 @@
  * streams, and beside them the CA, on one authenticated TLS listener.
  */
 import { Server } from "@grpc/grpc-js";
+import { setMaxListeners } from "node:events";
 import { join } from "node:path";
 import { Authority } from "../../ca/authority.js";
 import { GivenKeys } from "../../ca/key-source.js";
@@ -38,6 +39,8 @@ import { nodesSummary, policiesPage, problemsPage, servicesPage, workloadsPage }
 
 /** How long calls under way may go on when the process is asked to end. */
 const shutdownGraceMs = 500;
+/** Listeners, timers and servers that end with the process; streams and connections are not among them. */
+const mostTasks = 24;
 /** How often a rotation looks whether its phase is over. */
 const rotationTickMs = 250;
 /** A node may see its new pod before the control plane does; see CertificateServiceOptions. */
@@ -47,6 +50,7 @@ const podGraceMs = 2_000;
 export async function runControlPlane(options: ControlPlaneOptions, signal: AbortSignal): Promise<void> {
   // Ends with the caller's signal, and when a part that all depends on fails.
   const stop = new AbortController();
+  setMaxListeners(mostTasks, stop.signal);
   const onAbort = (): void => stop.abort();
   signal.addEventListener("abort", onAbort, { once: true });
   if (signal.aborted) stop.abort();

@@ -1,4 +1,5 @@
 import { credentials, Metadata, Server, status, type ServiceError } from "@grpc/grpc-js";
+import { getEventListeners, once } from "node:events";
 import { X509Certificate } from "node:crypto";
 import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { createServer, connect as tcpConnect, type AddressInfo } from "node:net";
@@ -386,6 +387,22 @@ test("a watcher is told the bundle at once and at each change, and only with a t
   expect(bundles[1]).toMatchObject({ trustDomain: "cluster.local" });
   expect(bundles[1]?.roots).toHaveLength(2);
   stream.cancel();
+  client.close();
+});
+
+test("watchers put no listener on the process's signal, and all end with it", async () => {
+  await mesh.start();
+  const before = getEventListeners(mesh.stop.signal, "abort").length;
+  const client = new TrustServiceClient(`localhost:${mesh.port}`, mesh.tls());
+  const streams = Array.from({ length: 20 }, () => client.watchTrustBundle({}, bearer(mesh.token("n1"))));
+  await Promise.all(streams.map((stream) => once(stream, "data")));
+  expect(getEventListeners(mesh.stop.signal, "abort")).toHaveLength(before);
+  const ended = streams.map((stream) => {
+    stream.resume();
+    return once(stream, "status");
+  });
+  mesh.stop.abort();
+  await Promise.all(ended);
   client.close();
 });
 
