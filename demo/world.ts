@@ -4,6 +4,7 @@ import { fileURLToPath } from "node:url";
 import { MeltemiError } from "../src/domain/error.js";
 import { execa } from "execa";
 import { eventually, startIn } from "./lab/command.js";
+import { flags } from "./lab/flags.js";
 import { LongRunning } from "./lab/long-running.js";
 import { hostIp, type LabPod, Topology } from "./lab/topology.js";
 import * as manifests from "./manifests.js";
@@ -77,24 +78,17 @@ export class World {
   }
 
   async startMesh(): Promise<void> {
+    const args = flags({
+      config: this.config,
+      stateDir: this.state,
+      runDir: this.run,
+      listen: `${hostIp}:15012`,
+      logFormat: "json",
+      // A demonstration waits for less than an operator would.
+      rotationSettleMs: 1000,
+    });
     const external = this.#externalDataPlanes.flatMap((node) => ["--external-data-plane", node]);
-    const args = [
-      "standalone",
-      ...external,
-      "--config",
-      this.config,
-      "--state-dir",
-      this.state,
-      "--run-dir",
-      this.run,
-    ];
-    this.#standalone = startIn(undefined, meltemi, [
-      ...args,
-      "--listen",
-      `${hostIp}:15012`,
-      "--log-format",
-      "json",
-    ]);
+    this.#standalone = startIn(undefined, meltemi, ["standalone", ...args, ...external]);
     const log: Buffer[] = [];
     for (const stream of [this.#standalone.stdout, this.#standalone.stderr])
       stream.on("data", (chunk: Buffer) => log.push(chunk));
@@ -223,6 +217,12 @@ export class World {
     }
     for (const pid of killed.values()) process.kill(pid, "SIGKILL");
     return killed;
+  }
+
+  async signal(name: string, signal: "SIGSTOP" | "SIGCONT"): Promise<void> {
+    const pid = (await this.processes()).get(name);
+    if (pid === undefined) throw new MeltemiError("not_found", `no process ${name}`);
+    process.kill(pid, signal);
   }
 
   /** A node's metrics, as Prometheus would scrape them. */

@@ -1,6 +1,6 @@
 import { flags } from "../lab/flags.js";
 import { eventually } from "../lab/command.js";
-import { catalogPort, catalogVip } from "../manifests.js";
+import { catalogPort } from "../manifests.js";
 import type { HttpSummary, World } from "../world.js";
 import { errorsOf } from "./balance.js";
 import type { Row } from "./row.js";
@@ -37,7 +37,7 @@ export const rotation: Row = {
     const load = world.continuous<HttpSummary>("frontend", [
       "http",
       ...flags({
-        url: `http://${catalogVip}:${catalogPort}/`,
+        url: `http://${world.topology.pod("catalog-2").ip}:${catalogPort}/`,
         intervalMs: 5,
         keepalive: "false",
         untilSignal: true,
@@ -47,7 +47,6 @@ export const rotation: Row = {
     const issuing = await settled(world, (now) => now.issuing.serial !== before.ca.issuing.serial);
     const renewed = await leaves(world);
     await world.cli("ca", "rotate", "root");
-    // Without waiting for the nodes, each phase leaves some of them behind: certificates that others do not trust.
     if (broken) await hurry(world);
     const root = await settled(world, (now) =>
       now.roots.every(({ serial }) => before.ca.roots.every((old) => old.serial !== serial)),
@@ -71,10 +70,27 @@ async function leaves(world: World): Promise<Set<string>> {
   return new Set(rows.map((row) => row.serial));
 }
 
-/** Pushes a root rotation through all its phases at once. */
+/**
+ * Rotates as if nobody had to be waited for: while one node's agent stands still, the rotation is pushed
+ * through all its phases, so that this node's certificates are of a root that the other no longer trusts.
+ */
 async function hurry(world: World): Promise<void> {
-  for (;;) {
-    if ((await status(world)).phase === "stable") return;
-    await world.cli("ca", "rotate", "root", "--advance").catch(() => undefined);
+  await world.signal("node-n2", "SIGSTOP");
+  try {
+    await eventually("the rotation to be pushed through", async () => {
+      if ((await status(world)).phase === "stable") return true;
+      await world.cli("ca", "rotate", "root", "--advance").catch(() => undefined);
+      return undefined;
+    });
+    await eventually("a request to fail", async () => {
+      const url = `http://${world.topology.pod("catalog-2").ip}:${catalogPort}/`;
+      const answer = await world.client<HttpSummary>("frontend", [
+        "http",
+        ...flags({ url, requests: 1, keepalive: "false" }),
+      ]);
+      return answer.ok === 0 ? true : undefined;
+    });
+  } finally {
+    await world.signal("node-n2", "SIGCONT");
   }
 }

@@ -12,12 +12,20 @@ export const source: Row = {
     const { ip, netns } = world.topology.pod("catalog-2");
     const frontend = world.topology.pod("frontend").ip;
     if (broken) {
-      const chain = "type nat hook input priority 100";
+      // What a mesh that does not keep the source does: the application sees another address of its own network.
+      const rule = `oifname "lo" tcp dport ${catalogPort} ip saddr ${frontend} snat to 10.88.2.99`;
+      const chain = `chain out {
+type nat hook postrouting priority srcnat;
+${rule}
+}`;
       await runIn(
         netns,
         "nft",
         ["-f", "-"],
-        `table ip sabotage { chain in { ${chain}; tcp dport ${catalogPort} snat to 10.88.2.99; }; }`,
+        `table ip sabotage {
+${chain}
+}
+`,
       );
     }
     const summary = await world.client<HttpSummary>("frontend", [

@@ -6,6 +6,9 @@ use meltemi_types::PolicyKey;
 
 use crate::policy::{Action, ConnectionFacts, Policy};
 
+/// How many policies an explanation names.
+const NAMED_CANDIDATES: usize = 4;
+
 /// What becomes of a connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Decision {
@@ -77,7 +80,21 @@ impl Verdict {
         matches!(self.decision, Decision::Allow { .. })
     }
 
-    /// The policy that decided, where one did.
+    /// The policies to name to whoever asks why, as `namespace/name`, comma-separated: the one that
+    /// matched, or the ALLOW policies none of which did (the first few). `None` where no policy decided.
+    pub fn explanation(&self) -> Option<Arc<str>> {
+        match &self.decision {
+            Decision::Deny(DenyReason::NoneAllowed { candidates }) => {
+                let named = candidates.iter().take(NAMED_CANDIDATES).map(PolicyKey::as_str);
+                let rest = candidates.len().saturating_sub(NAMED_CANDIDATES);
+                let more = (rest > 0).then(|| format!("+{rest}"));
+                Some(named.chain(more.as_deref()).collect::<Vec<_>>().join(",").into())
+            }
+            _ => self.policy().map(|key| key.text().clone()),
+        }
+    }
+
+    /// The one policy that matched and so decided.
     pub fn policy(&self) -> Option<&PolicyKey> {
         match &self.decision {
             Decision::Allow { policy } => policy.as_ref().map(|policy| &policy.key),

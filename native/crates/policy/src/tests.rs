@@ -510,3 +510,18 @@ fn random_and_truncated_bytes_never_panic() {
     }
     assert!(accepted > 0 && refused > 10_000, "{accepted} accepted, {refused} refused");
 }
+
+#[test]
+fn a_verdict_names_the_policies_to_ask_about() {
+    use WireAction::{Allow, Deny};
+    let explained = |policies: Vec<Authorization>| {
+        let policies = policies.into_iter().map(policy).collect();
+        crate::PolicySet::new(policies, vec![]).evaluate(&web()).explanation()
+    };
+    assert_eq!(explained(vec![]), None);
+    assert_eq!(explained(vec![named("a", Allow, true)]).as_deref(), Some("shop/a"));
+    assert_eq!(explained(vec![named("d", Deny, true), named("a", Allow, true)]).as_deref(), Some("shop/d"));
+    let unmet: Vec<_> = ["a", "b", "c", "d", "e", "f"].map(|name| named(name, Allow, false)).into();
+    assert_eq!(explained(unmet[..2].to_vec()).as_deref(), Some("shop/a,shop/b"));
+    assert_eq!(explained(unmet).as_deref(), Some("shop/a,shop/b,shop/c,shop/d,+2"));
+}

@@ -155,11 +155,7 @@ fn forbidden(mesh: &Mesh, judged: &Judged) -> Option<Closed> {
     if matches!(reason, DenyReason::Unknown { .. }) {
         return None;
     }
-    Some(Closed {
-        reason: Reason::PolicyChanged,
-        error: reason.to_string(),
-        policy: verdict.policy().map(|key| key.text().clone()),
-    })
+    Some(Closed { reason: Reason::PolicyChanged, error: reason.to_string(), policy: verdict.explanation() })
 }
 
 /// Re-checks after every change, for as long as the node runs.

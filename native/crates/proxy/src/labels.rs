@@ -19,6 +19,22 @@ pub(crate) fn of_workload(workload: &Workload) -> Arc<WorkloadLabels> {
     })
 }
 
+/// What a peer's node says of its pod.
+pub(crate) fn of_baggage(baggage: &Baggage) -> Arc<WorkloadLabels> {
+    let text = |value: &String| Arc::<str>::from(value.as_str());
+    Arc::new(WorkloadLabels {
+        workload: text(&baggage.workload),
+        namespace: text(&baggage.namespace),
+        app: text(&baggage.service),
+        version: text(&baggage.revision),
+        canonical_service: text(&baggage.service),
+        canonical_revision: text(&baggage.revision),
+        cluster: text(&baggage.cluster),
+        region: text(&baggage.region),
+        zone: text(&baggage.zone),
+    })
+}
+
 pub(crate) fn of_service(service: &Service) -> Arc<ServiceLabels> {
     Arc::new(ServiceLabels {
         hostname: service.hostname.clone(),

@@ -9,7 +9,9 @@ use http::{Method, StatusCode};
 use meltemi_capture::{canonical, reset_on_close};
 use meltemi_identity::{HandshakeFailure, peer_identity};
 use meltemi_telemetry::{ByteCount, ConnectionRecord, Reason};
-use meltemi_tunnel::{ALPN_H2, Incoming, Meter, Refusal, TunnelStream, parse_forwarded_host, relay_tunnel};
+use meltemi_tunnel::{
+    ALPN_H2, Baggage, Incoming, Meter, Refusal, TunnelStream, parse_forwarded_host, relay_tunnel,
+};
 use meltemi_types::Identity;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -161,6 +163,7 @@ async fn begin(
         identity: Some(peer.identity.clone()),
         chain: Some(peer.chain.clone()),
         service: parse_forwarded_host(&incoming.parts.headers),
+        claimed: Some(Baggage::parse(&incoming.parts.headers)),
         authority: Some(authority.into()),
     };
     // Headers are not kept for the connection's life.

@@ -40,7 +40,7 @@ pub(crate) async fn judge(
             Ok(())
         }
         Decision::Deny(reason) => {
-            let policy = verdict.policy().map(|key| key.text().clone());
+            let policy = verdict.explanation();
             if let Some(policy) = &policy {
                 record.set_policy(policy.clone(), PolicyAction::Deny);
             }

@@ -14,8 +14,9 @@ use meltemi_capture::{PORT_HBONE, PORT_INBOUND_PLAINTEXT, PORT_OUTBOUND, Upstrea
 use meltemi_policy::ConnectionFacts;
 use meltemi_state::{Lookup, Workload};
 use meltemi_telemetry::{
-    ConnectionInfo, ConnectionRecord, Protocol, Reporter, SecurityPolicy, TrafficLabels,
+    ConnectionInfo, ConnectionRecord, Protocol, Reporter, SecurityPolicy, TrafficLabels, WorkloadLabels,
 };
+use meltemi_tunnel::Baggage;
 use meltemi_types::{ClientAddress, Identity, NetworkAddress};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -32,6 +33,8 @@ struct Arrival {
     chain: Option<PeerChain>,
     /// The service that the client's node says it addressed.
     service: Option<String>,
+    /// What the client's node says of its pod. Only its identity is proven: this labels, and decides nothing.
+    claimed: Option<Baggage>,
     /// `:authority` of the CONNECT.
     authority: Option<Arc<str>>,
 }
@@ -41,14 +44,24 @@ impl Arrival {
         ConnectionFacts::new(ClientAddress::new(self.client), self.identity.clone(), self.destination)
     }
 
+    /// What the client's node says of its pod, as far as it does not contradict the proven identity.
+    fn claim(&self) -> Option<Arc<WorkloadLabels>> {
+        let claimed = self.claimed.as_ref().filter(|claimed| !claimed.workload.is_empty())?;
+        let identity = self.identity.as_ref()?;
+        (claimed.namespace == identity.namespace()).then(|| labels::of_baggage(claimed))
+    }
+
     /// Opens its record and enters it among the open connections.
     fn open(&self, pod: &Pod, workload: Option<&Arc<Workload>>) -> (ConnectionRecord, Tracked) {
         let mesh = &pod.node.mesh;
         let source = NetworkAddress::new(pod.node.settings.network.clone(), self.client.ip());
-        // Only for the record: what is not known stays unknown, nobody is asked.
-        let source = match mesh.lookup(&source, &pod.info.namespace) {
-            Lookup::Workload(workload) => Some(workload),
-            _ => None,
+        // Only for the record: nobody is asked; what is not known here is as the client's node says.
+        let (source_name, source) = match mesh.lookup(&source, &pod.info.namespace) {
+            Lookup::Workload(workload) => (Some(workload.name.clone()), Some(labels::of_workload(&workload))),
+            _ => match self.claim() {
+                Some(claim) => (Some(claim.workload.clone()), Some(claim)),
+                None => (None, None),
+            },
         };
         let service = workload.and_then(|workload| {
             let host = self.service.as_deref();
@@ -66,11 +79,11 @@ impl Arrival {
             src_addr: self.client,
             dst_addr: self.destination,
             dst_hbone_addr: self.authority.clone(),
-            src_workload: source.as_ref().map(|workload| workload.name.clone()),
+            src_workload: source_name,
             dst_workload: Some(pod.info.name.as_str().into()),
             labels: TrafficLabels {
                 reporter: Reporter::Destination,
-                source: source.as_deref().map(labels::of_workload),
+                source,
                 source_principal: self.identity.as_ref().map(|identity| identity.uri().into()),
                 destination: workload.map(|workload| labels::of_workload(workload)),
                 destination_principal: tunnel.then(|| pod.identity.uri().into()),

@@ -28,6 +28,7 @@ pub(crate) async fn serve(pod: Arc<Pod>, tcp: TcpStream, client: SocketAddr) {
         identity: None,
         chain: None,
         service: None,
+        claimed: None,
         authority: None,
     };
     let deadline = tokio::time::Instant::now() + pod.node.settings.connect_timeout;
