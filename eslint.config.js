@@ -43,9 +43,15 @@ export default tseslint.config(
     settings: { "import-x/resolver-next": [createTypeScriptImportResolver()] },
     rules: {
       "import-x/no-restricted-paths": ["error", { zones }],
-      "@typescript-eslint/restrict-template-expressions": ["error", { allowNumber: true, allowBoolean: true }],
+      "@typescript-eslint/restrict-template-expressions": [
+        "error",
+        { allowNumber: true, allowBoolean: true },
+      ],
       "@typescript-eslint/no-confusing-void-expression": ["error", { ignoreArrowShorthand: true }],
-      "@typescript-eslint/switch-exhaustiveness-check": ["error", { considerDefaultExhaustiveForUnions: true }],
+      "@typescript-eslint/switch-exhaustiveness-check": [
+        "error",
+        { considerDefaultExhaustiveForUnions: true },
+      ],
       "@typescript-eslint/consistent-type-imports": "error",
       "@typescript-eslint/no-unused-vars": ["error", { argsIgnorePattern: "^_", varsIgnorePattern: "^_" }],
       "@typescript-eslint/no-unnecessary-condition": ["error", { allowConstantLoopConditions: true }],
@@ -56,7 +62,14 @@ export default tseslint.config(
   {
     // Only these name the generated code: everything else sees the domain's own types.
     files: ["src/**/*.ts"],
-    ignores: ["src/gen/**", "src/xds/**", "src/ca/service/**", "src/node/zds/**", "src/node/relay/**", "src/node/keys/**"],
+    ignores: [
+      "src/gen/**",
+      "src/xds/**",
+      "src/ca/service/**",
+      "src/node/zds/**",
+      "src/node/relay/**",
+      "src/node/keys/**",
+    ],
     rules: {
       "no-restricted-imports": [
         "error",
@@ -65,7 +78,15 @@ export default tseslint.config(
     },
   },
   {
-    files: ["**/*.test.ts", "demo/**/*.ts", "bench/**/*.ts", "interop/**/*.ts", "test/**/*.ts", "src/cli/**/*.ts", "src/main/**/*.ts"],
+    files: [
+      "**/*.test.ts",
+      "demo/**/*.ts",
+      "bench/**/*.ts",
+      "interop/**/*.ts",
+      "test/**/*.ts",
+      "src/cli/**/*.ts",
+      "src/main/**/*.ts",
+    ],
     rules: { "no-console": "off" },
   },
   {
@@ -75,5 +96,17 @@ export default tseslint.config(
       "@typescript-eslint/unbound-method": "off",
     },
   },
-  { files: ["**/*.js", "**/*.mjs"], languageOptions: { globals: { process: "readonly", console: "readonly", URL: "readonly", setTimeout: "readonly", clearInterval: "readonly", setInterval: "readonly" } } },
+  {
+    files: ["**/*.js", "**/*.mjs"],
+    languageOptions: {
+      globals: {
+        process: "readonly",
+        console: "readonly",
+        URL: "readonly",
+        setTimeout: "readonly",
+        clearInterval: "readonly",
+        setInterval: "readonly",
+      },
+    },
+  },
 );

@@ -7,7 +7,12 @@ export default defineConfig({
       {
         test: {
           name: "unit",
-          include: ["src/**/*.test.ts", "test/golden/**/*.test.ts", "test/contract/**/*.test.ts", "demo/**/*.test.ts"],
+          include: [
+            "src/**/*.test.ts",
+            "test/golden/**/*.test.ts",
+            "test/contract/**/*.test.ts",
+            "demo/**/*.test.ts",
+          ],
           setupFiles: ["test/helpers/setup-unit.ts"],
           testTimeout: 20_000,
         },

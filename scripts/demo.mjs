@@ -7,7 +7,11 @@ import { runSandboxed } from "./sandbox.mjs";
 try {
   await setup();
   mkdirSync(join(root, ".cache"), { recursive: true });
-  process.exitCode = await runSandboxed([process.execPath, join(root, "dist/demo/main.js"), ...process.argv.slice(2)]);
+  process.exitCode = await runSandboxed([
+    process.execPath,
+    join(root, "dist/demo/main.js"),
+    ...process.argv.slice(2),
+  ]);
 } catch (error) {
   process.stderr.write(`${error instanceof Error ? error.message : String(error)}\n`);
   process.exitCode = 1;

@@ -53,13 +53,16 @@ export function runSandboxed(command, options = {}) {
     interrupts += 1;
     if (interrupts > 1 || !process.stdin.isTTY) child.kill("SIGKILL");
   });
-  for (const signal of /** @type {const} */ (["SIGTERM", "SIGHUP"])) process.on(signal, () => child.kill("SIGKILL"));
+  for (const signal of /** @type {const} */ (["SIGTERM", "SIGHUP"]))
+    process.on(signal, () => child.kill("SIGKILL"));
   const family = ancestors();
   const orphaned = setInterval(() => {
     if (ancestors() !== family) child.kill("SIGKILL");
   }, 500);
   return new Promise((resolve, reject) => {
-    child.on("error", (error) => reject(new Error(`the sandbox could not start: ${error.message}; unshare is in Debian's util-linux`)));
+    child.on("error", (error) =>
+      reject(new Error(`the sandbox could not start: ${error.message}; unshare is in Debian's util-linux`)),
+    );
     child.on("close", (code) => {
       clearInterval(orphaned);
       resolve(code ?? 130);

@@ -17,7 +17,17 @@ const suites = [
   { name: "rust-format", command: ["cargo", "fmt", "--all", "--check"] },
   {
     name: "rust-lint",
-    command: ["cargo", "clippy", "--locked", "--release", "--workspace", "--all-targets", "--", "-D", "warnings"],
+    command: [
+      "cargo",
+      "clippy",
+      "--locked",
+      "--release",
+      "--workspace",
+      "--all-targets",
+      "--",
+      "-D",
+      "warnings",
+    ],
   },
   { name: "rust", command: ["cargo", "test", "--locked", "--release", "--workspace", "--no-fail-fast"] },
   { name: "unit", command: [...vitest, "unit"] },
@@ -31,7 +41,11 @@ const suites = [
 function run(command) {
   const [program = "", ...args] = command;
   return new Promise((resolve) => {
-    const child = spawn(program, args, { cwd: root, stdio: ["ignore", "pipe", "pipe"], env: { ...process.env, NO_COLOR: "1" } });
+    const child = spawn(program, args, {
+      cwd: root,
+      stdio: ["ignore", "pipe", "pipe"],
+      env: { ...process.env, NO_COLOR: "1" },
+    });
     let output = "";
     for (const stream of [child.stdout, child.stderr]) {
       stream.on("data", (/** @type {Buffer} */ chunk) => {
@@ -44,11 +58,16 @@ function run(command) {
       resolve({ ok: false, passed: 0, failed: 1 });
     });
     child.on("close", (code) => {
-      const sum = (/** @type {RegExp} */ pattern) => [...output.matchAll(pattern)].reduce((total, match) => total + Number(match[1]), 0);
+      const sum = (/** @type {RegExp} */ pattern) =>
+        [...output.matchAll(pattern)].reduce((total, match) => total + Number(match[1]), 0);
       const vitestLine = /^\s*Tests\s.*$/gm.exec(output)?.[0] ?? "";
-      const passed = sum(/^test result: \w+\. (\d+) passed/gm) + Number(/(\d+) passed/.exec(vitestLine)?.[1] ?? 0);
-      const failed = sum(/^test result: \w+\. \d+ passed; (\d+) failed/gm) + Number(/(\d+) failed/.exec(vitestLine)?.[1] ?? 0);
-      const skipped = sum(/^test result: .*?(\d+) ignored/gm) + Number(/(\d+) skipped/.exec(vitestLine)?.[1] ?? 0);
+      const passed =
+        sum(/^test result: \w+\. (\d+) passed/gm) + Number(/(\d+) passed/.exec(vitestLine)?.[1] ?? 0);
+      const failed =
+        sum(/^test result: \w+\. \d+ passed; (\d+) failed/gm) +
+        Number(/(\d+) failed/.exec(vitestLine)?.[1] ?? 0);
+      const skipped =
+        sum(/^test result: .*?(\d+) ignored/gm) + Number(/(\d+) skipped/.exec(vitestLine)?.[1] ?? 0);
       if (skipped > 0) process.stdout.write(`${skipped} tests were skipped: none may be\n`);
       resolve({ ok: code === 0 && skipped === 0, passed, failed });
     });
@@ -58,7 +77,9 @@ function run(command) {
 const wanted = process.argv.slice(2);
 const unknown = wanted.filter((name) => !suites.some((suite) => suite.name === name));
 if (unknown.length > 0) {
-  process.stderr.write(`no suite ${unknown.join(", ")}; there are: ${suites.map((suite) => suite.name).join(", ")}\n`);
+  process.stderr.write(
+    `no suite ${unknown.join(", ")}; there are: ${suites.map((suite) => suite.name).join(", ")}\n`,
+  );
   process.exit(2);
 }
 
@@ -83,5 +104,7 @@ for (const suite of suites) {
   failed += result.failed + (!result.ok && result.failed === 0 ? 1 : 0);
   lines.push(`${seconds(since)} s  ${result.ok ? "ok  " : "FAIL"}  ${suite.name}`);
 }
-process.stdout.write(`\n${lines.join("\n")}\n${seconds(started)} s  in all\n${passed} passed, ${failed} failed\n`);
+process.stdout.write(
+  `\n${lines.join("\n")}\n${seconds(started)} s  in all\n${passed} passed, ${failed} failed\n`,
+);
 process.exitCode = failed === 0 ? 0 : 1;
