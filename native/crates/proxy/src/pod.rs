@@ -50,6 +50,8 @@ pub(crate) struct Pod {
     pub(crate) drain: CancellationToken,
     /// Everything ends.
     pub(crate) kill: CancellationToken,
+    /// Sends away the tunnels to this pod that were made with its present certificate.
+    present_tunnels: Mutex<CancellationToken>,
     reason: OnceLock<Reason>,
     listeners: TaskTracker,
     baggage: Mutex<Option<(Arc<Workload>, Option<HeaderValue>)>>,
@@ -75,6 +77,7 @@ impl Pod {
         let plaintext = listen(PORT_INBOUND_PLAINTEXT)?;
         let hbone = listen(PORT_HBONE)?;
         let kill = CancellationToken::new();
+        let drain = CancellationToken::new();
         let dialer = Dialer { node: node.clone(), identity: identity.clone(), netns: netns.clone() };
         let pool = Pool::new(dialer, node.settings.limits.clone(), kill.child_token());
         let pod = Arc::new(Self {
@@ -85,7 +88,8 @@ impl Pod {
             pool,
             handshakes: Admission::handshakes(),
             tasks: TaskTracker::new(),
-            drain: CancellationToken::new(),
+            present_tunnels: Mutex::new(drain.child_token()),
+            drain,
             kill,
             reason: OnceLock::new(),
             listeners: TaskTracker::new(),
@@ -159,6 +163,20 @@ impl Pod {
         }
     }
 
+    /// Sends away the tunnels that are made from now on, once the pod's certificate has been replaced.
+    /// Asked before the handshake, so that none with the old certificate is missed.
+    pub(crate) fn tunnel_drain(&self) -> CancellationToken {
+        self.present_tunnels.lock().clone()
+    }
+
+    /// Takes tunnels with the old certificate out of use, on both sides: their streams go on, new ones get
+    /// new tunnels. So no new connection depends on a root that is about to go.
+    fn leave_old_certificate(&self) {
+        self.pool.retire();
+        let old = std::mem::replace(&mut *self.present_tunnels.lock(), self.drain.child_token());
+        old.cancel();
+    }
+
     /// Why connections end that are cut while the pod stops.
     pub(crate) fn stopped(&self) -> Reason {
         self.reason.get().copied().unwrap_or(Reason::PodRemoved)
@@ -215,7 +233,7 @@ async fn follow(pod: std::sync::Weak<Pod>, kill: CancellationToken) {
         if let Some(current) = current {
             let changed = serial.as_ref().is_some_and(|known| !Arc::ptr_eq(known, &current));
             if changed {
-                pod.pool.retire();
+                pod.leave_old_certificate();
             }
             serial = Some(current);
         }

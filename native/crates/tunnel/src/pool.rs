@@ -9,6 +9,7 @@ use futures::future::{BoxFuture, Shared};
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
@@ -75,6 +76,8 @@ struct Inner<C: Connector> {
     entries: Mutex<HashMap<PoolKey, Entry<C::Peer>>>,
     tasks: TaskTracker,
     closed: CancellationToken,
+    /// How often tunnels were retired: one whose connect began before is not taken into use after.
+    retired: AtomicU64,
 }
 
 /// How often a stream is opened anew when its tunnel turns out to have ended.
@@ -89,6 +92,7 @@ impl<C: Connector> Pool<C> {
             entries: Mutex::new(HashMap::new()),
             tasks: TaskTracker::new(),
             closed,
+            retired: AtomicU64::new(0),
         }))
     }
 
@@ -158,7 +162,9 @@ impl<C: Connector> Pool<C> {
     /// Takes all tunnels out of use. Streams on them go on; new streams get new tunnels, and an old one
     /// ends once it is idle. For an identity that has a new certificate.
     pub fn retire(&self) {
-        for entry in self.0.entries.lock().values_mut() {
+        let mut entries = self.0.entries.lock();
+        self.0.retired.fetch_add(1, Ordering::Relaxed);
+        for entry in entries.values_mut() {
             entry.tunnels.clear();
         }
     }
@@ -186,6 +192,7 @@ impl<C: Connector> Inner<C> {
 }
 
 async fn connect<C: Connector>(inner: Arc<Inner<C>>, key: PoolKey) -> Result<(), ConnectFailure> {
+    let retired = inner.retired.load(Ordering::Relaxed);
     let closed = || ConnectFailure::new(ConnectFailureKind::Connect, "the pod left the mesh");
     let connecting = async {
         let (io, peer) = inner.connector.connect(&key).await?;
@@ -202,6 +209,13 @@ async fn connect<C: Connector>(inner: Arc<Inner<C>>, key: PoolKey) -> Result<(),
     let entry = entries.entry(key.clone()).or_default();
     entry.connecting = None;
     match connected {
+        // Whoever waited for it looks again, and has a new one made.
+        Ok(_) if inner.retired.load(Ordering::Relaxed) != retired => {
+            if entry.tunnels.is_empty() {
+                entries.remove(&key);
+            }
+            Ok(())
+        }
         Ok((tunnel, driver, peer)) => {
             entry.tunnels.push((tunnel.clone(), peer));
             let watch = watch(Arc::downgrade(&inner), key, tunnel, inner.closed.clone(), inner.limits.idle);

@@ -130,3 +130,35 @@ async fn a_refusal_is_told_with_its_status() {
     let OpenError::Refused { status, .. } = refused else { panic!("{refused}") };
     assert_eq!(status, http::StatusCode::SERVICE_UNAVAILABLE);
 }
+
+#[tokio::test]
+async fn a_retired_tunnel_gets_no_new_streams_and_keeps_the_old() {
+    let app = echo().await;
+    let mesh = Mesh::start(Limits::default()).await;
+    let mut client = mesh.connect(app).await;
+    mesh.pool.retire();
+    drop(mesh.open(app).await);
+    assert_eq!(mesh.dials.load(SeqCst), 2);
+    client.write_all(b"b").await.unwrap();
+    assert_eq!(soon("echo", client.read_u8()).await.unwrap(), b'b');
+}
+
+#[tokio::test]
+async fn a_tunnel_whose_connect_began_before_the_retirement_is_not_taken_into_use() {
+    let app = echo().await;
+    let mesh = Mesh::start(Limits::default()).await;
+    let request = request(app);
+    let mut opening = Box::pin(mesh.pool.open(&mesh.key, &request));
+    // The connect is under way once it was counted; it cannot have been taken into use before the next poll.
+    soon("dial", async {
+        while mesh.dials.load(SeqCst) == 0 {
+            assert!(futures::poll!(&mut opening).is_pending());
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    mesh.pool.retire();
+    drop(soon("stream", opening).await.unwrap());
+    assert_eq!(mesh.dials.load(SeqCst), 2);
+    assert_eq!(mesh.pool.len(), 1);
+}

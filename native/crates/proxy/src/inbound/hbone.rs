@@ -36,6 +36,7 @@ pub(crate) async fn serve(pod: Arc<Pod>, tcp: TcpStream, client: SocketAddr) {
         pod.node.telemetry.metrics().handshake_failure("too_many");
         return reset_on_close(&tcp);
     };
+    let drain = pod.tunnel_drain();
     let handshake = tokio::select! {
         done = Box::pin(handshake(&pod, tcp, client)) => done,
         () = pod.kill.cancelled() => return,
@@ -52,7 +53,7 @@ pub(crate) async fn serve(pod: Arc<Pod>, tcp: TcpStream, client: SocketAddr) {
     let peer = Arc::new(peer);
     let limits = &pod.node.settings.limits;
     let handle = |incoming| serve_stream(pod.clone(), peer.clone(), incoming);
-    let served = Box::pin(meltemi_tunnel::serve(tls, limits, &pod.drain, &pod.kill, &pod.tasks, handle));
+    let served = Box::pin(meltemi_tunnel::serve(tls, limits, &drain, &pod.kill, &pod.tasks, handle));
     if let Err(error) = served.await {
         tracing::debug!(%error, pod = %pod.info.uid, peer = %client, "tunnel ended");
     }
