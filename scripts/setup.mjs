@@ -19,14 +19,20 @@ import { fileURLToPath } from "node:url";
 export const root = dirname(dirname(fileURLToPath(import.meta.url)));
 const cache = join(root, ".cache");
 
-/** What the system must have: the command, Debian's package, and why. */
-const needs = [
-  { command: "cargo", why: "builds the data plane", how: "install Rust 1.90 or newer (rustup.rs)" },
-  { command: "cc", debian: "gcc libc6-dev", why: "links the data plane" },
-  { command: "cmake", debian: "cmake", why: "builds the cryptographic library" },
+/** @typedef {{ command: string, debian?: string, how?: string, why: string }} Need */
+
+/** What the system must have to run: the command, Debian's package, and why. @type {Need[]} */
+const toRun = [
   { command: "ip", debian: "iproute2", why: "pods are network namespaces" },
   { command: "nft", debian: "nftables", why: "captures the pods' traffic" },
   { command: "unshare", debian: "util-linux", why: "runs the demo and the tests in namespaces of their own" },
+];
+
+/** What it must have besides when the native parts have to be built. @type {Need[]} */
+const toBuild = [
+  { command: "cargo", how: "install Rust 1.90 or newer (rustup.rs)", why: "builds the data plane" },
+  { command: "cc", debian: "gcc libc6-dev", why: "links the data plane" },
+  { command: "cmake", debian: "cmake", why: "builds the cryptographic library" },
 ];
 
 /** @param {string} text */
@@ -121,11 +127,18 @@ async function cached(name, inputs, outputs, run) {
   writeFileSync(file, now);
 }
 
-function checkSystem() {
+function checkNode() {
   const [major = 0, minor = 0] = process.versions.node.split(".").map(Number);
   if (major < 20 || (major === 20 && minor < 19)) {
     throw new Error(`Node ${process.versions.node} is too old: 20.19 or newer is needed.`);
   }
+}
+
+/**
+ * Throws naming what is missing, after installing what can be.
+ * @param {Need[]} needs
+ */
+function checkSystem(needs) {
   let missing = needs.filter((need) => !which(need.command));
   const packages = missing.flatMap((need) => need.debian?.split(" ") ?? []);
   if (packages.length > 0 && process.getuid?.() === 0 && existsSync("/usr/bin/apt-get")) {
@@ -151,7 +164,8 @@ function checkSystem() {
  * @param {{ profile?: "release" | "dist" }} [options] `dist` is what is shipped and measured
  */
 export async function setup(options = {}) {
-  checkSystem();
+  checkNode();
+  checkSystem(toRun);
   const profile = options.profile ?? "release";
   await cached(
     "npm",
@@ -166,6 +180,7 @@ export async function setup(options = {}) {
     native,
     [`target/${profile}/meltemi-proxy`, `target/${profile}/meltemi-testkit`, "native/dist/node-addon.node"],
     async () => {
+      checkSystem(toBuild);
       await step(
         "native build (data plane, addon, test kit)",
         "cargo",
