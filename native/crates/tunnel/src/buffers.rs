@@ -10,8 +10,16 @@ use std::io;
 /// Reads below this size are copied into memory of their own.
 const COPY_BELOW: usize = 4 << 10;
 
+/// Head of an HTTP/2 frame (RFC 9113, 4.1). A full read and its frame's head fill TLS records of 16 KiB
+/// exactly: otherwise the last bytes of every frame would be a record, a packet and a wake-up of their own.
+const FRAME_HEAD: usize = 9;
+
 /// Buffer sizes, and how many spare ones of each are kept.
-const CLASSES: [(usize, usize); 3] = [(16 << 10, 32), (64 << 10, 16), (256 << 10, 8)];
+const CLASSES: [(usize, usize); 3] =
+    [((16 << 10) - FRAME_HEAD, 32), ((64 << 10) - FRAME_HEAD, 16), (LARGEST_READ, 8)];
+
+/// Most bytes that one read brings.
+pub(crate) const LARGEST_READ: usize = (256 << 10) - FRAME_HEAD;
 
 static SPARE: [Mutex<Vec<Box<[u8]>>>; 3] = [const { Mutex::new(Vec::new()) }; 3];
 
@@ -108,9 +116,9 @@ mod tests {
     #[test]
     fn full_reads_grow_and_small_reads_shrink_the_next() {
         let start = ReadSize::default();
-        let grown = start.after(16 << 10);
+        let grown = start.after(CLASSES[0].0);
         assert_eq!(grown, ReadSize(1));
-        assert_eq!(grown.after(64 << 10).after(256 << 10), ReadSize(2));
+        assert_eq!(grown.after(CLASSES[1].0).after(CLASSES[2].0), ReadSize(2));
         assert_eq!(grown.after(9 << 10), grown);
         assert_eq!(grown.after(1), start);
         assert_eq!(start.after(1), start);
@@ -118,7 +126,7 @@ mod tests {
 
     #[test]
     fn a_read_is_handed_over_as_it_was() {
-        for length in [1, COPY_BELOW - 1, COPY_BELOW, 16 << 10] {
+        for length in [1, COPY_BELOW - 1, COPY_BELOW, CLASSES[0].0] {
             let mut size = ReadSize::default();
             let read = read_once(&mut size, |memory| {
                 memory[..length].fill(7);

@@ -1,5 +1,6 @@
 //! Sizes, counts and times of a tunnel. Defaults are those that ambient's peers use, except where
 //! said otherwise.
+use crate::buffers::LARGEST_READ;
 use std::time::Duration;
 
 #[derive(Debug, Clone)]
@@ -40,7 +41,8 @@ impl Default for Limits {
             frame_bytes: 1 << 20,
             max_streams,
             header_list_bytes: 16 << 10,
-            send_buffer_bytes: 512 << 10,
+            // Full reads, so that what is left over is not a frame of its own.
+            send_buffer_bytes: 2 * LARGEST_READ,
             ping_interval: Duration::from_secs(10),
             ping_timeout: Duration::from_secs(20),
             idle: Duration::from_secs(300),
