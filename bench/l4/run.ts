@@ -16,6 +16,8 @@ export interface L4Options {
   readonly runs: number;
   readonly seconds: number;
   readonly quick: boolean;
+  /** Only measurements whose name contains this. */
+  readonly only: string | undefined;
   readonly progress: (step: string) => void;
 }
 
@@ -85,6 +87,7 @@ export async function runL4(options: L4Options): Promise<RawRuns> {
           testkit: programs.testkit,
           timing,
           idleConnections,
+          only: options.only ?? "",
           progress: (step) => options.progress(`round ${round + 1} of ${options.runs}: ${step}`),
         }),
       );
@@ -97,7 +100,14 @@ export async function runL4(options: L4Options): Promise<RawRuns> {
     startedAt,
     machine,
     programs: await described(programs),
-    settings: { ...timing, idleConnections, runs: options.runs, quick: options.quick, workersPerProxy: 2 },
+    settings: {
+      ...timing,
+      idleConnections,
+      runs: options.runs,
+      quick: options.quick,
+      workersPerProxy: 2,
+      only: options.only ?? "",
+    },
     rounds,
   };
 }

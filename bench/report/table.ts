@@ -49,6 +49,7 @@ const marks: Readonly<Record<Verdict, string>> = { met: "✓", missed: "✗", "n
 export interface Judged {
   readonly title: string;
   readonly cells: readonly string[];
+  readonly measured: boolean;
   readonly floor: Verdict | undefined;
 }
 
@@ -77,6 +78,7 @@ function judged(row: Row, rounds: readonly Round[], contenders: readonly string[
       ...ratios,
       ...bounds.map((each) => (each ? `${marks[each.verdict]} ${each.text}` : "")),
     ],
+    measured: own !== undefined,
     floor: bounds[0]?.verdict,
   };
 }
@@ -86,7 +88,7 @@ export function judgeAll(raw: RawRuns): readonly Judged[] {
   const rounds = countedRounds(raw);
   return rows
     .map((row) => judged(row, rounds, contendersOf(raw)))
-    .filter(({ cells }) => cells.some((cell) => /\d/.test(cell)));
+    .filter(({ measured }) => measured);
 }
 
 /** No round is void and no measured floor is missed. */
