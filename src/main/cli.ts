@@ -25,6 +25,18 @@ function endSignal(): AbortSignal {
   return ending.signal;
 }
 
+const longLived: ReadonlySet<string | undefined> = new Set(["control-plane", "standalone", "node"]);
+
+/** Who reads our output may stop (`| head`): a command has then said enough, and a server goes on without it. */
+function expectBrokenPipes(chosen: string | undefined): void {
+  for (const stream of [process.stdout, process.stderr]) {
+    stream.on("error", (error: NodeJS.ErrnoException) => {
+      if (error.code !== "EPIPE") throw error;
+      if (!longLived.has(chosen)) process.exit();
+    });
+  }
+}
+
 function addReadingFlags(command: Command): Command {
   return command
     .option("--run-dir <dir>", "run directory of a standalone, a control plane or a node (MELTEMI_RUN_DIR)")
@@ -149,7 +161,7 @@ async function addProcessCommands(program: Command, chosen: string | undefined):
     .description("the control plane alone, as standalone starts it");
   const node = program.command("node").description("a node agent, as standalone starts it");
   // These live long and allocate little at a time.
-  if (["control-plane", "standalone", "node"].includes(chosen ?? "")) keepHeapSmall();
+  if (longLived.has(chosen)) keepHeapSmall();
   switch (chosen) {
     case "control-plane": {
       const { addControlPlaneFlags, readControlPlaneOptions } = await import("./control-plane/options.js");
@@ -186,9 +198,10 @@ function addOfflineCommands(program: Command): void {
     .addOption(
       new Option("-o, --output <format>", "how to print").choices(["table", "json", "yaml"]).default("table"),
     )
+    .option("--standalone", "also what pods lack to run on this machine: node, address, network namespace")
     .action(async (directory: string, flags: Flags) => {
       const { analyzeDirectory, analysisExitCode, formatAnalysis } = await import("../cli/analyze.js");
-      const analysis = await analyzeDirectory(directory);
+      const analysis = await analyzeDirectory(directory, { standalone: flags["standalone"] === true });
       process.stdout.write(formatAnalysis(analysis, text(flags, "output") as "table" | "json" | "yaml"));
       process.exitCode = analysisExitCode(analysis);
     });
@@ -202,6 +215,7 @@ function addOfflineCommands(program: Command): void {
 }
 
 async function main(argv: readonly string[]): Promise<void> {
+  expectBrokenPipes(argv[2]);
   const program = new Command("meltemi");
   program
     .description("Meltemi, a sidecarless service mesh.")
