@@ -86,6 +86,17 @@ function troubleSection(nodes: readonly NodeStatus[]): Section[] {
   ];
 }
 
+/** How many problems a person is shown; `-o json` has all. */
+const mostProblems = 50;
+
+function problemNotes(problems: readonly Problem[]): string[] {
+  const rank = { error: 0, warning: 1, unsupported: 2 } satisfies Record<Problem["severity"], number>;
+  const worstFirst = [...problems].sort((a, b) => rank[a.severity] - rank[b.severity]);
+  const lines = worstFirst.slice(0, mostProblems).map(formatProblem);
+  const left = problems.length - lines.length;
+  return left > 0 ? [...lines, `and ${left} more; all of them: meltemi status -o json`] : lines;
+}
+
 export async function statusView(target: Target, nowMs: number): Promise<View> {
   const notes: string[] = [];
   let control: ControlStatus | undefined;
@@ -113,6 +124,6 @@ export async function statusView(target: Target, nowMs: number): Promise<View> {
       nodesSection(nodes, nowMs),
       ...troubleSection(nodes),
     ],
-    notes: [...notes, ...nodeNotes, ...problems.map((problem) => formatProblem(problem as Problem))],
+    notes: [...notes, ...nodeNotes, ...problemNotes(problems as Problem[])],
   };
 }

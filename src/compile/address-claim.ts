@@ -2,18 +2,9 @@
  * Who answers for an address when several objects give it. Anybody may write another's address into an
  * entry: that must not change who the address is known to be, or how it is reached.
  */
-import type {
-  EndpointSliceObject,
-  PodObject,
-  ServiceEntryObject,
-  WorkloadEntryObject,
-} from "../domain/objects.js";
+import { isLive } from "../domain/address-claim.js";
+import type { EndpointSliceObject, ServiceEntryObject, WorkloadEntryObject } from "../domain/objects.js";
 import { type Mesh, nameOf } from "../model/mesh.js";
-
-/** Whether a pod can have connections at all. */
-export function isLive(pod: PodObject): boolean {
-  return pod.phase !== "Succeeded" && pod.phase !== "Failed" && pod.ips.length > 0;
-}
 
 /** Whether a live pod has the address. */
 export function isPodAddress(mesh: Mesh, ip: string): boolean {

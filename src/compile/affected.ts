@@ -9,7 +9,7 @@ import type {
   ServiceObject,
 } from "../domain/objects.js";
 import { addressesOf, entryAddresses, type Mesh, nameOf, type ObjectChange, podsOf } from "../model/mesh.js";
-import { selects } from "../model/selector-index.js";
+import { selects } from "../domain/selector.js";
 import type { CompileConfig } from "./config.js";
 import { hasSelector } from "./peer-authentication.js";
 import { serviceHostname } from "./service.js";

@@ -5,6 +5,7 @@
  */
 import { policyKey, type PolicyKey } from "../domain/ids.js";
 import type { MtlsMode, PeerAuthenticationObject } from "../domain/objects.js";
+import { isOlder } from "../domain/policy-age.js";
 import type { Mesh } from "../model/mesh.js";
 import type { CompiledAuthorization, CompiledMatch } from "./compiled.js";
 import type { CompileConfig } from "./config.js";
@@ -19,18 +20,9 @@ export function hasSelector(policy: PeerAuthenticationObject): boolean {
   return policy.selector !== undefined && policy.selector.size > 0;
 }
 
-function older(a: PeerAuthenticationObject, b: PeerAuthenticationObject): boolean {
-  const [createdA, createdB] = [a.meta.createdAt ?? "", b.meta.createdAt ?? ""];
-  if (createdA !== createdB) {
-    if (createdA === "" || createdB === "") return createdA !== "";
-    return Date.parse(createdA) < Date.parse(createdB);
-  }
-  return `${a.meta.namespace}/${a.meta.name}` < `${b.meta.namespace}/${b.meta.name}`;
-}
-
 export function oldest(policies: Iterable<PeerAuthenticationObject>): PeerAuthenticationObject | undefined {
   let found: PeerAuthenticationObject | undefined;
-  for (const policy of policies) if (!found || older(policy, found)) found = policy;
+  for (const policy of policies) if (!found || isOlder(policy, found)) found = policy;
   return found;
 }
 

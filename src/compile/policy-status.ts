@@ -1,7 +1,7 @@
 /** What becomes of a policy: taken or not, and how many pods of the mesh it applies to. */
 import type { AuthorizationPolicyObject, PeerAuthenticationObject, PodObject } from "../domain/objects.js";
+import { selects } from "../domain/selector.js";
 import type { Mesh } from "../model/mesh.js";
-import { selects } from "../model/selector-index.js";
 import { compileAuthorization, scopeOf } from "./authorization.js";
 import type { StatusCondition } from "./compiled.js";
 import type { Compiler } from "./compiler.js";

@@ -1,16 +1,22 @@
 /** The status of each object, made when asked for: from the model and what the compiler made of it. */
+import { isLive } from "../domain/address-claim.js";
 import type { ServiceKey } from "../domain/ids.js";
 import { canonicalIp } from "../domain/ip.js";
-import type { MeshObject, PodObject, ServiceEntryObject, ServiceObject } from "../domain/objects.js";
+import type {
+  AuthorizationPolicyObject,
+  MeshObject,
+  PeerAuthenticationObject,
+  PodObject,
+  ServiceEntryObject,
+  ServiceObject,
+} from "../domain/objects.js";
 import type { ObjectRef, Problem } from "../domain/problem.js";
+import { selectorText } from "../domain/selector.js";
 import { nameOf } from "../model/mesh.js";
 import type { CompiledService, ObjectStatus, StatusCondition } from "./compiled.js";
 import type { Compiler } from "./compiler.js";
 import { authorizationConditions, peerAuthenticationConditions } from "./policy-status.js";
-import { isLive } from "./address-claim.js";
 import { rivalFor } from "./workload.js";
-
-const waypointLabel = "istio.io/use-waypoint";
 
 function refOf(object: MeshObject): ObjectRef {
   const { apiVersion, namespace, name } = object.meta;
@@ -111,54 +117,37 @@ export function statusOf(compiler: Compiler, object: MeshObject): ObjectStatus {
   };
 }
 
-/** What only the whole mesh shows to be wrong or unwise; what one object alone shows, its decoder has said. */
+/**
+ * What only the compiled mesh shows to be wrong or unwise. What one object alone shows, its decoder has said; what
+ * objects show beside each other, domain/checks says.
+ */
 export function meshProblems(compiler: Compiler): readonly Problem[] {
   const { mesh } = compiler;
   const problems: Problem[] = [];
-  const warn = (object: MeshObject, path: string, value: string, message: string, hint: string): void => {
-    problems.push({ severity: "warning", object: refOf(object), path, value, message, hint });
+  const add = (object: MeshObject, problem: Omit<Problem, "object">): void => {
+    problems.push({ object: refOf(object), ...problem });
   };
   for (const pod of mesh.pods.all()) {
+    // A pod that ends may share its address with the next one.
+    if (pod.terminating) continue;
     for (const { ip, rival } of rivalsOf(compiler, pod)) {
-      warn(
-        pod,
-        "status.podIP",
-        ip,
-        `is also the address of Pod ${nameOf(rival)}, which has it`,
-        "give each pod an address of its own",
-      );
+      add(pod, {
+        severity: "error",
+        path: "status.podIP",
+        value: ip,
+        message: `is also the address of Pod ${nameOf(rival)}, which has it`,
+        hint: "give each pod an address of its own",
+      });
     }
   }
   for (const entry of mesh.serviceEntries.all()) {
     for (const host of lostHosts(compiler, entry)) {
-      warn(
-        entry,
-        "spec.hosts",
-        host,
-        "is the name of another object's service, which is in force",
-        "remove one of them",
-      );
-    }
-  }
-  const waypointed = [
-    mesh.namespaces,
-    mesh.services,
-    mesh.serviceEntries,
-    mesh.serviceAccounts,
-    mesh.pods,
-    mesh.workloadEntries,
-  ];
-  for (const shelf of waypointed) {
-    for (const object of shelf.all()) {
-      const value = object.meta.labels.get(waypointLabel);
-      if (value === undefined || value === "none") continue;
-      const message = "there are no waypoints yet: its traffic goes straight to the endpoints";
-      problems.push({
-        severity: "unsupported",
-        object: refOf(object),
-        path: `metadata.labels["${waypointLabel}"]`,
-        value,
-        message,
+      add(entry, {
+        severity: "warning",
+        path: "spec.hosts",
+        value: host,
+        message: "is the name of another object's service, which is in force",
+        hint: "remove one of them",
       });
     }
   }
@@ -166,27 +155,27 @@ export function meshProblems(compiler: Compiler): readonly Problem[] {
   for (const service of mesh.services.all()) {
     const [compiled] = compiler.compiledFrom(service);
     if (service.selector && compiled?.type === "service" && !populated.has(compiled.key)) {
-      const labels = [...service.selector].map(([key, value]) => `${key}=${value}`).join(",");
-      warn(
-        service,
-        "spec.selector",
-        labels,
-        "selects no pod: connections to it find no endpoint",
-        "compare it with the pods' labels",
-      );
+      add(service, {
+        severity: "warning",
+        path: "spec.selector",
+        value: selectorText(service.selector),
+        message: "selects no pod: connections to it find no endpoint",
+        hint: "compare it with the pods' labels",
+      });
     }
     if (service.type !== "ExternalName") continue;
-    const unsupported = "the name resolves to something that the mesh does not carry";
-    problems.push({
+    add(service, {
       severity: "unsupported",
-      object: refOf(service),
       path: "spec.type",
       value: service.type,
-      message: unsupported,
+      message: "the name resolves to something that the mesh does not carry",
     });
   }
   for (const policy of [...mesh.authorizationPolicies.all(), ...mesh.peerAuthentications.all()]) {
-    problems.push(...policyProblems(compiler, policy));
+    for (const condition of conditionsOf(compiler, policy)) {
+      const problem = policyProblem(policy, condition);
+      if (problem) add(policy, problem);
+    }
   }
   return problems.sort((a, b) => (orderOf(a) < orderOf(b) ? -1 : 1));
 }
@@ -202,23 +191,26 @@ function servicesWithEndpoints(compiler: Compiler): ReadonlySet<ServiceKey> {
   return keys;
 }
 
-function policyProblems(compiler: Compiler, policy: MeshObject): Problem[] {
-  return conditionsOf(compiler, policy).flatMap(({ status, reason, message }): Problem[] => {
-    const problem = { object: refOf(policy), path: "", message };
-    switch (reason) {
-      case "AppliesToNothing":
-        return [
-          {
-            ...problem,
-            severity: "warning",
-            hint: "check its selector and namespace, and that the pods are in the mesh",
-          },
-        ];
-      case "HttpRulesNotEnforced":
-      case "Overruled":
-        return [{ ...problem, severity: "warning" }];
-      default:
-        return status || reason === "UnsupportedAction" ? [] : [{ ...problem, severity: "unsupported" }];
+function policyProblem(
+  { selector }: AuthorizationPolicyObject | PeerAuthenticationObject,
+  { status, reason, message }: StatusCondition,
+): Omit<Problem, "object"> | undefined {
+  const selecting = selector && selector.size > 0 ? { value: selectorText(selector) } : {};
+  const path = selector ? "spec.selector.matchLabels" : "";
+  switch (reason) {
+    case "AppliesToNothing": {
+      const hint = "compare its selector and namespace with the pods', and see that they are in the mesh";
+      return { severity: "warning", path, ...selecting, message, hint };
     }
-  });
+    case "SelectorInRootNamespace":
+      return { severity: "unsupported", path, ...selecting, message };
+    case "Overruled":
+      return { severity: "warning", path: "", message };
+    // Said with the field by the decoder (UnsupportedAction) and by domain/checks.
+    case "UnsupportedAction":
+    case "NoWaypoint":
+      return undefined;
+    default:
+      return status ? undefined : { severity: "unsupported", path: "", message };
+  }
 }

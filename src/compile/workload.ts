@@ -1,9 +1,10 @@
+import { isLive, outranks } from "../domain/address-claim.js";
 import { enrolment } from "../domain/enrolment.js";
 import { canonicalIp } from "../domain/ip.js";
 import { nodeName, podUid, serviceKey, type WorkloadUid, workloadEntryUid } from "../domain/ids.js";
 import type { EndpointSliceObject, PodObject, WorkloadEntryObject } from "../domain/objects.js";
-import { type Mesh, nameOf } from "../model/mesh.js";
-import { isLive, isOutranked, isPodAddress } from "./address-claim.js";
+import type { Mesh } from "../model/mesh.js";
+import { isOutranked, isPodAddress } from "./address-claim.js";
 import { canonicalName, canonicalRevision, workloadOf } from "./canonical.js";
 import type { CompiledWorkload } from "./compiled.js";
 import type { CompileConfig } from "./config.js";
@@ -15,11 +16,6 @@ import { isGone, servicesOfPod, servicesOfWorkloadEntry, slicePorts } from "./wo
 /** What speaks HBONE by itself says so. */
 function tunnelsItself(labels: ReadonlyMap<string, string>): boolean {
   return labels.get("networking.istio.io/tunnel") === "http";
-}
-
-function outranks(a: PodObject, b: PodObject): boolean {
-  if (a.terminating !== b.terminating) return !a.terminating;
-  return nameOf(a) < nameOf(b);
 }
 
 /** Another live pod that has the better claim to the address; a host's address is nobody's. */

@@ -124,6 +124,11 @@ export class Mesh {
     return Object.fromEntries(entries) as Record<MeshKind, number>;
   }
 
+  /** All objects, of every kind. */
+  *objects(): Iterable<MeshObject> {
+    for (const shelf of Object.values(this.#shelves)) yield* shelf.all();
+  }
+
   get(kind: MeshKind, namespace: string, name: string): MeshObject | undefined {
     return this.#shelves[kind].get(namespace, name);
   }

@@ -1,8 +1,4 @@
-/** Whether all of the selector's labels are there. An empty selector selects everything. */
-export function selects(selector: ReadonlyMap<string, string>, labels: ReadonlyMap<string, string>): boolean {
-  for (const [key, value] of selector) if (labels.get(key) !== value) return false;
-  return true;
-}
+import { selects } from "../domain/selector.js";
 
 interface Entry<T> {
   readonly selector: ReadonlyMap<string, string>;

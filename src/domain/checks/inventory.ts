@@ -1,6 +1,7 @@
 import { enrolment, type EnrolmentRules } from "../enrolment.js";
 import type { MeshObject, PodObject, ServiceObject } from "../objects.js";
 import type { Problem } from "../problem.js";
+import { selects } from "../selector.js";
 
 export interface CheckOptions {
   /** Policies of these namespaces are for the whole mesh. */
@@ -16,11 +17,6 @@ type OfKind<K extends MeshObject["kind"]> = Extract<MeshObject, { kind: K }>;
 /** What a label selector selects: all of the namespace where there is none. */
 export type Selector = ReadonlyMap<string, string> | undefined;
 
-export function selects(selector: Selector, labels: ReadonlyMap<string, string>): boolean {
-  for (const [key, value] of selector ?? []) if (labels.get(key) !== value) return false;
-  return true;
-}
-
 /** All objects, found by what the checks ask for. Built once for one run of the checks. */
 export class Inventory {
   readonly #byKind = new Map<MeshObject["kind"], MeshObject[]>();
@@ -29,28 +25,23 @@ export class Inventory {
   readonly namespaces = new Set<string>();
   readonly #serviceAccounts = new Set<string>();
   readonly #podsByNamespace = new Map<string, PodObject[]>();
+  /** Pods by `NAMESPACE\nKEY=VALUE`. */
+  readonly #podsByLabel = new Map<string, PodObject[]>();
 
-  constructor(
-    objects: Iterable<MeshObject>,
-    readonly options: CheckOptions,
-  ) {
-    for (const object of objects) this.#add(object);
-  }
+  constructor(readonly options: CheckOptions) {}
 
-  #add(object: MeshObject): void {
+  add(object: MeshObject): void {
     const { namespace, name } = object.meta;
-    const kind = this.#byKind.get(object.kind);
-    if (kind) kind.push(object);
-    else this.#byKind.set(object.kind, [object]);
+    append(this.#byKind, object.kind, object);
     this.#byKey.set(`${object.kind}/${namespace}/${name}`, object);
     if (object.kind === "Namespace") this.namespaces.add(name);
     else if (namespace !== "") this.namespaces.add(namespace);
     if (object.kind === "ServiceAccount") this.#serviceAccounts.add(`${namespace}/${name}`);
     if (object.kind === "Pod") {
       this.#serviceAccounts.add(`${namespace}/${object.serviceAccount}`);
-      const pods = this.#podsByNamespace.get(namespace);
-      if (pods) pods.push(object);
-      else this.#podsByNamespace.set(namespace, [object]);
+      append(this.#podsByNamespace, namespace, object);
+      for (const [key, value] of object.meta.labels)
+        append(this.#podsByLabel, `${namespace}\n${key}=${value}`, object);
     }
     if (object.kind === "WorkloadEntry" && object.spec.serviceAccount !== "") {
       this.#serviceAccounts.add(`${namespace}/${object.spec.serviceAccount}`);
@@ -75,16 +66,23 @@ export class Inventory {
 
   /** Pods of a namespace that a selector matches; of every namespace from a root namespace. */
   podsOf(policyNamespace: string, selector: Selector): PodObject[] {
-    const mesh = this.isRoot(policyNamespace);
-    const pods = mesh ? this.all("Pod") : (this.#podsByNamespace.get(policyNamespace) ?? []);
-    return pods.filter((pod) => selects(selector, pod.meta.labels));
+    if (!this.isRoot(policyNamespace)) return this.podsIn(policyNamespace, selector);
+    return this.all("Pod").filter((pod) => selects(selector, pod.meta.labels));
+  }
+
+  /** Pods of one namespace that a selector matches. */
+  podsIn(namespace: string, selector: Selector): PodObject[] {
+    let candidates = this.#podsByNamespace.get(namespace) ?? [];
+    for (const [key, value] of selector ?? []) {
+      const labelled = this.#podsByLabel.get(`${namespace}\n${key}=${value}`) ?? [];
+      if (labelled.length < candidates.length) candidates = labelled;
+    }
+    return candidates.filter((pod) => selects(selector, pod.meta.labels));
   }
 
   /** Pods that a service selects. */
   podsBehind(service: ServiceObject): PodObject[] {
-    if (!service.selector) return [];
-    const pods = this.#podsByNamespace.get(service.meta.namespace) ?? [];
-    return pods.filter((pod) => selects(service.selector, pod.meta.labels));
+    return service.selector ? this.podsIn(service.meta.namespace, service.selector) : [];
   }
 
   isRoot(namespace: string): boolean {
@@ -95,6 +93,12 @@ export class Inventory {
     const namespace = this.find("Namespace", "", pod.meta.namespace);
     return enrolment(pod, namespace, this.options.enrolment).enrolled;
   }
+}
+
+function append<K, T>(lists: Map<K, T[]>, key: K, value: T): void {
+  const list = lists.get(key);
+  if (list) list.push(value);
+  else lists.set(key, [value]);
 }
 
 /** A problem about one field of an object of the inventory. */
@@ -117,9 +121,4 @@ export function problemOf(
     ...(finding.value !== undefined && { value: finding.value }),
     ...(finding.hint !== undefined && { hint: finding.hint }),
   };
-}
-
-/** `app=cart,version=v1`. */
-export function selectorText(selector: ReadonlyMap<string, string>): string {
-  return [...selector].map(([key, value]) => `${key}=${value}`).join(",");
 }

@@ -1,7 +1,9 @@
 import type { AuthorizationPolicyObject, AuthorizationRule, Matches, StringMatch } from "../objects.js";
 import type { Problem } from "../problem.js";
 import { stringMatches } from "../string-match.js";
-import { problemOf, selectorText, type Inventory } from "./inventory.js";
+import { isOlder } from "../policy-age.js";
+import { selectorText } from "../selector.js";
+import { problemOf, type Inventory } from "./inventory.js";
 
 type Finding = Parameters<typeof problemOf>[3];
 
@@ -221,9 +223,10 @@ export function policyProblems(inventory: Inventory): Problem[] {
 export function peerAuthenticationProblems(inventory: Inventory): Problem[] {
   const problems: Problem[] = [];
   const wide = new Map<string, string>();
-  for (const policy of inventory.all("PeerAuthentication")) {
+  const policies = [...inventory.all("PeerAuthentication")].sort((a, b) => (isOlder(a, b) ? -1 : 1));
+  for (const policy of policies) {
     const { namespace, name } = policy.meta;
-    if (policy.selector) {
+    if (policy.selector && policy.selector.size > 0) {
       if (inventory.podsOf(namespace, policy.selector).length > 0) continue;
       const value = selectorText(policy.selector);
       problems.push(
@@ -238,7 +241,7 @@ export function peerAuthenticationProblems(inventory: Inventory): Problem[] {
     const other = wide.get(namespace);
     if (other === undefined) wide.set(namespace, name);
     else {
-      const message = `is the second for the whole of namespace ${namespace}, beside ${other}: one of them has no effect`;
+      const message = `is the second for the whole of namespace ${namespace}, beside ${other}, which is older, or first by name, and in force`;
       problems.push(problemOf(policy, "warning", "", { message, hint: "keep one" }));
     }
   }

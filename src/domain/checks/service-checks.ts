@@ -1,5 +1,6 @@
 import type { Problem } from "../problem.js";
-import { problemOf, selectorText, selects, type Inventory } from "./inventory.js";
+import { selects, selectorText } from "../selector.js";
+import { problemOf, type Inventory } from "./inventory.js";
 
 /** A service that selects no pod answers nobody, unless its endpoints are listed. */
 export function unselectiveServices(inventory: Inventory): Problem[] {
@@ -66,9 +67,7 @@ export function unselectiveEntries(inventory: Inventory): Problem[] {
     if (!workloadSelector) continue;
     const { namespace } = entry.meta;
     const found =
-      inventory
-        .all("Pod")
-        .some((pod) => pod.meta.namespace === namespace && selects(workloadSelector, pod.meta.labels)) ||
+      inventory.podsIn(namespace, workloadSelector).length > 0 ||
       inventory
         .all("WorkloadEntry")
         .some(
@@ -85,9 +84,8 @@ export function unselectiveEntries(inventory: Inventory): Problem[] {
 
 const useWaypoint = "istio.io/use-waypoint";
 
-/** A waypoint that is asked for and not there: connections that need it are refused, not sent around it. */
-export function missingWaypoints(inventory: Inventory): Problem[] {
-  const problems: Problem[] = [];
+/** A waypoint that is asked for: there are none to run yet, and nothing that it was to enforce is enforced. */
+export function wantedWaypoints(inventory: Inventory): Problem[] {
   const objects = [
     ...inventory.all("Namespace"),
     ...inventory.all("Service"),
@@ -96,17 +94,10 @@ export function missingWaypoints(inventory: Inventory): Problem[] {
     ...inventory.all("ServiceEntry"),
     ...inventory.all("WorkloadEntry"),
   ];
-  for (const object of objects) {
-    const name = object.meta.labels.get(useWaypoint);
-    if (name === undefined || name === "none") continue;
-    const own = object.kind === "Namespace" ? object.meta.name : object.meta.namespace;
-    const namespace = object.meta.labels.get("istio.io/use-waypoint-namespace") ?? own;
-    if (inventory.find("Gateway", namespace, name)) continue;
-    const message = `names a waypoint that is not in namespace ${namespace}`;
-    const hint = `add a Gateway ${namespace}/${name} of class meltemi-waypoint, or remove the label`;
-    problems.push(
-      problemOf(object, "warning", `metadata.labels["${useWaypoint}"]`, { value: name, message, hint }),
-    );
-  }
-  return problems;
+  return objects.flatMap((object) => {
+    const value = object.meta.labels.get(useWaypoint);
+    if (value === undefined || value === "none") return [];
+    const message = "there are no waypoints yet: its traffic goes straight to the endpoints";
+    return [problemOf(object, "unsupported", `metadata.labels["${useWaypoint}"]`, { value, message })];
+  });
 }

@@ -1,3 +1,4 @@
+import { outranks } from "../address-claim.js";
 import type { MeshObject, NamespaceObject, PodObject } from "../objects.js";
 import { formatRef, type Problem } from "../problem.js";
 import { problemOf, type Inventory } from "./inventory.js";
@@ -23,17 +24,19 @@ function isRunning(pod: PodObject): boolean {
   return pod.phase !== "Succeeded" && pod.phase !== "Failed" && !pod.terminating;
 }
 
+const byClaim = (a: PodObject, b: PodObject): number => (outranks(a, b) ? -1 : 1);
+
 /** An address tells who a connection is from, and a namespace whose sockets are opened: neither may have two owners. */
 export function sharedAddresses(inventory: Inventory): Problem[] {
   const problems: Problem[] = [];
   const addresses = new Claims();
   const namespaces = new Claims();
-  for (const pod of inventory.all("Pod")) {
-    if (pod.hostNetwork || !isRunning(pod)) continue;
+  const pods = inventory.all("Pod").filter((pod) => !pod.hostNetwork && isRunning(pod));
+  for (const pod of pods.sort(byClaim)) {
     for (const ip of pod.ips) {
       const owner = addresses.claim(ip, pod);
       if (!owner) continue;
-      const message = `is also the address of ${nameOf(owner)}`;
+      const message = `is also the address of ${nameOf(owner)}, which has it`;
       problems.push(
         problemOf(pod, "error", "status.podIP", {
           value: ip,

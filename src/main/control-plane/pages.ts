@@ -119,9 +119,21 @@ function statusOfPolicy(
   return [{ type: "Accepted", status: "False", reason: "LastGoodInForce", message }, ...conditions];
 }
 
-/** All that is wrong now: what the source found in the files, and what only the whole mesh shows. */
-export function problemsPage(compiler: Compiler, problems: readonly Problem[]): readonly Problem[] {
-  return [...problems, ...meshProblems(compiler)];
+/** What the source found in the files, and what the last checks of the objects beside each other found. */
+export interface FoundProblems {
+  readonly source: readonly Problem[];
+  readonly checks: readonly Problem[];
+}
+
+/** All that is wrong now; of two about one field the compiled mesh knows better. */
+export function problemsPage(compiler: Compiler, found: FoundProblems): readonly Problem[] {
+  const compiled = meshProblems(compiler);
+  const told = new Set(compiled.map(subjectOf));
+  return [...found.source, ...compiled, ...found.checks.filter((problem) => !told.has(subjectOf(problem)))];
+}
+
+function subjectOf({ object, path }: Problem): string {
+  return [object?.kind, object?.namespace, object?.name, path].join("\n");
 }
 
 export function policiesPage(compiler: Compiler, problems: readonly Problem[]): readonly object[] {

@@ -35,7 +35,15 @@ import { adminHandler, controlHandler } from "./admin.js";
 import { MeshPods } from "./mesh-pods.js";
 import { caCounters, createRegistry, observe } from "./metrics.js";
 import type { ControlPlaneOptions } from "./options.js";
-import { nodesSummary, policiesPage, problemsPage, servicesPage, workloadsPage } from "./pages.js";
+import {
+  nodesSummary,
+  policiesPage,
+  problemsPage,
+  servicesPage,
+  workloadsPage,
+  type FoundProblems,
+} from "./pages.js";
+import { StandingChecks } from "./standing-checks.js";
 
 /** How long calls under way may go on when the process is asked to end. */
 const shutdownGraceMs = 500;
@@ -110,7 +118,16 @@ async function run(options: ControlPlaneOptions, stop: AbortController): Promise
     writePrivateFile(join(options.runDir, "root-cert.pem"), authority.rootsPem());
   publishRoots();
   authority.onChange(publishRoots);
-  observe(registry, authority, () => problems.length);
+  const checks = new StandingChecks({
+    objects: () => compiler.mesh.objects(),
+    // A directory's pods are this machine's, in network namespaces that they name.
+    checks: { ...config, standalone: true },
+    clock,
+    log,
+    signal: stop.signal,
+  });
+  observe(registry, authority, () => problems.length + checks.problems.length);
+  const found = (): FoundProblems => ({ source: problems, checks: checks.problems });
 
   const discovery = new DiscoveryService({
     hub,
@@ -144,6 +161,7 @@ async function run(options: ControlPlaneOptions, stop: AbortController): Promise
     for (const problem of problems.map(formatProblem))
       if (!known.has(problem)) log.warn("configuration problem", { problem });
     pods.changed();
+    checks.changed();
   };
   const source = new FileSource({
     directory: options.config,
@@ -187,14 +205,14 @@ async function run(options: ControlPlaneOptions, stop: AbortController): Promise
           objects: compiler.mesh.counts,
           nodes: nodesSummary(compiler).map((one) => ({ ...one, connected: connected.has(one.node) })),
           streams: discovery.streams.length,
-          problems: problemsPage(compiler, problems).length,
+          problems: problemsPage(compiler, found()).length,
           ca: authority.describe(),
         };
       },
       workloads: () => workloadsPage(compiler),
       services: () => servicesPage(compiler),
       policies: () => policiesPage(compiler, problems),
-      problems: () => problemsPage(compiler, problems),
+      problems: () => problemsPage(compiler, found()),
       streams: () => discovery.streams,
     },
   };

@@ -1,43 +1,15 @@
 /** A control plane as a process of its own, seen through the CLI as a person uses it. */
-import { execFile, spawn, type ChildProcess } from "node:child_process";
-import { mkdirSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
-import { createServer, type AddressInfo } from "node:net";
-import { tmpdir } from "node:os";
+import { readFileSync, rmSync, statSync } from "node:fs";
 import { join } from "node:path";
-import { fileURLToPath } from "node:url";
 import { parse } from "yaml";
 import { afterAll, beforeAll, expect, test } from "vitest";
+import { ControlPlaneProcess } from "../../helpers/control-plane-process.js";
 import { eventually } from "../../helpers/eventually.js";
 
-const meltemi = fileURLToPath(new URL("../../../bin/meltemi", import.meta.url));
-const directory = mkdtempSync(join(tmpdir(), "meltemi-cp-"));
-const [config, state, run] = ["config", "state", "run"].map((name) => join(directory, name)) as [
-  string,
-  string,
-  string,
-];
-
-interface Outcome {
-  readonly code: number;
-  readonly stdout: string;
-  readonly stderr: string;
-}
-
-const cli = (...args: readonly string[]): Promise<Outcome> =>
-  new Promise((resolve) => {
-    execFile(
-      process.execPath,
-      [meltemi, ...args],
-      { env: { ...process.env, MELTEMI_RUN_DIR: run } },
-      (error, stdout, stderr) => resolve({ code: error ? Number(error.code) : 0, stdout, stderr }),
-    );
-  });
-
-const json = async <T>(...args: readonly string[]): Promise<T> => {
-  const { code, stdout, stderr } = await cli(...args, "-o", "json");
-  expect(code, stderr).toBe(0);
-  return JSON.parse(stdout) as T;
-};
+const plane = new ControlPlaneProcess();
+const { directory, config, state, run } = plane;
+const cli: ControlPlaneProcess["cli"] = (...args) => plane.cli(...args);
+const json = <T>(...args: readonly string[]): Promise<T> => plane.json<T>(...args);
 
 const shop = `
 apiVersion: v1
@@ -46,9 +18,13 @@ metadata: { name: shop, labels: { istio.io/dataplane-mode: ambient } }
 ---
 apiVersion: v1
 kind: Pod
-metadata: { name: cart-1, namespace: shop, labels: { app: cart } }
+metadata: { name: cart-1, namespace: shop, labels: { app: cart }, annotations: { meltemi.io/netns: cart-1 } }
 spec: { nodeName: n1, serviceAccountName: cart, containers: [{ name: c, image: x }] }
 status: { podIP: 10.9.0.2, phase: Running }
+---
+apiVersion: v1
+kind: ServiceAccount
+metadata: { name: front, namespace: shop }
 ---
 apiVersion: v1
 kind: Service
@@ -61,62 +37,11 @@ metadata: { name: callers, namespace: shop }
 spec: { selector: { matchLabels: { app: cart } }, action: ALLOW, rules: [{ from: [{ source: { principals: ["cluster.local/ns/shop/sa/front"] } }] }] }
 `;
 
-let child: ChildProcess;
-let log = "";
-
-async function freePort(): Promise<number> {
-  const server = createServer();
-  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
-  const { port } = server.address() as AddressInfo;
-  await new Promise((resolve) => server.close(resolve));
-  return port;
-}
-
-async function start(...extra: readonly string[]): Promise<void> {
-  const port = await freePort();
-  const args = [
-    "control-plane",
-    "--config",
-    config,
-    "--state-dir",
-    state,
-    "--run-dir",
-    run,
-    "--listen",
-    `127.0.0.1:${port}`,
-  ];
-  child = spawn(process.execPath, [
-    meltemi,
-    ...args,
-    "--rotation-settle-ms",
-    "0",
-    "--log-format",
-    "json",
-    ...extra,
-  ]);
-  for (const stream of [child.stdout, child.stderr])
-    stream?.on("data", (chunk: Buffer) => (log += chunk.toString()));
-  await eventually("the control plane to be ready", async () =>
-    (await cli("status")).stdout.includes("\nyes "),
-  );
-}
-
-const end = (signal: NodeJS.Signals): Promise<number | null> =>
-  new Promise((resolve) => {
-    if (child.exitCode !== null || child.signalCode !== null) resolve(child.exitCode);
-    child.once("exit", resolve);
-    child.kill(signal);
-  });
-
 beforeAll(async () => {
-  mkdirSync(config);
-  writeFileSync(join(config, "shop.yaml"), shop);
-  await start();
+  plane.write("shop.yaml", shop);
+  await plane.start();
 }, 60_000);
-afterAll(async () => {
-  await end("SIGKILL");
-  rmSync(directory, { recursive: true, force: true });
-});
+afterAll(() => plane.remove());
 
 test("workloads, services and policies as tables", async () => {
   expect((await cli("workloads")).stdout).toBe(
@@ -140,7 +65,7 @@ test("the same as json and yaml", async () => {
 });
 
 test("a wrong file: status names file, object and field, and the last good stays", async () => {
-  writeFileSync(join(config, "shop.yaml"), shop.replace("action: ALLOW", "action: MAYBE"));
+  plane.write("shop.yaml", shop.replace("action: ALLOW", "action: MAYBE"));
   const status = await eventually("the problem", async () => {
     const answer = await cli("status");
     return answer.stderr.includes("shop.yaml") && answer;
@@ -148,13 +73,13 @@ test("a wrong file: status names file, object and field, and the last good stays
   expect(status.stderr).toMatch(/error: .*shop\.yaml.*AuthorizationPolicy shop\/callers.*spec\.action/);
   expect((await json<{ name: string }[]>("policies")).map(({ name }) => name)).toEqual(["callers"]);
   expect((await cli("policies")).stdout).toMatch(/callers .* LastGoodInForce/);
-  writeFileSync(join(config, "shop.yaml"), shop);
+  plane.write("shop.yaml", shop);
   await eventually("no problem", async () => (await cli("status")).stderr === "");
 });
 
 test("a pod that leaves, leaves the list", async () => {
-  writeFileSync(
-    join(config, "extra.yaml"),
+  plane.write(
+    "extra.yaml",
     shop.split("---")[1]!.replaceAll("cart-1", "cart-2").replace("10.9.0.2", "10.9.0.3"),
   );
   await eventually("two workloads", async () => (await json<object[]>("workloads")).length === 2);
@@ -188,9 +113,9 @@ test("ca: rotate the root from the command line; a second one meanwhile is refus
   expect((await cli("ca", "rotate", "root", "--advance")).stderr).toContain("no rotation is under way");
 
   const roots = readFileSync(join(run, "root-cert.pem"), "utf8");
-  await end("SIGKILL");
+  await plane.end("SIGKILL");
   expect((await cli("status")).code).toBe(1);
-  await start();
+  await plane.start();
   expect(await json<Ca>("ca", "status")).toMatchObject({ version: after.version, roots: after.roots });
   expect(readFileSync(join(run, "root-cert.pem"), "utf8")).toBe(roots);
 });
@@ -222,8 +147,8 @@ test("commands for nodes say that none answers, and the exit code of a wrong fla
 
 test("no key and no token is in a log or readable by others", () => {
   const token = readFileSync(join(state, "tokens/n1"), "utf8").trim();
-  expect(log).not.toContain(token);
-  expect(log).not.toContain("PRIVATE KEY");
+  expect(plane.log).not.toContain(token);
+  expect(plane.log).not.toContain("PRIVATE KEY");
   for (const path of [
     run,
     state,
@@ -245,6 +170,6 @@ test("a second control plane on the same port says what to do; SIGTERM ends the 
     1,
     expect.stringContaining(`cannot listen on ${listen[0]!}`),
   ]);
-  expect(await end("SIGTERM")).toBe(0);
-  expect(log).toContain("control plane stopped");
+  expect(await plane.end("SIGTERM")).toBe(0);
+  expect(plane.log).toContain("control plane stopped");
 });
