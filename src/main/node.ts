@@ -1,11 +1,11 @@
 /** `meltemi node`: flags to one typed object, the real platform, signals. */
-import { resolve } from "node:path";
+import { join, resolve } from "node:path";
 import type { Command } from "commander";
 import type { AgentOptions } from "../node/agent-options.js";
 import { runAgent } from "../node/agent.js";
-import { systemClock } from "../platform/clock.js";
+import { systemClock, type Clock } from "../platform/clock.js";
 import { systemFiles } from "../platform/files.js";
-import { createLogger, defaultLogFormat, parseLogLevel } from "../platform/logger.js";
+import { createLogger, defaultLogFormat, parseLogLevel, type Logger } from "../platform/logger.js";
 import { loadNative } from "../platform/native.js";
 import { keepHeapSmall } from "../platform/small-heap.js";
 import { systemRandom } from "../platform/random.js";
@@ -63,6 +63,16 @@ export function readNodeOptions(flags: Flags): AgentOptions {
   };
 }
 
+/** This node's pods. A file that is broken when the machine starts must not take its pods out of the mesh. */
+export function podSource(
+  options: Pick<AgentOptions, "config" | "stateDir">,
+  clock: Clock,
+  logger: Logger,
+): FileSource {
+  const lastGood = { directory: join(options.stateDir, "last-good"), files: systemFiles };
+  return new FileSource({ directory: options.config, clock, logger, lastGood });
+}
+
 /** Runs the agent until SIGTERM or SIGINT; a second signal ends the process at once. */
 export async function runNode(options: AgentOptions): Promise<void> {
   keepHeapSmall();
@@ -89,7 +99,7 @@ export async function runNode(options: AgentOptions): Promise<void> {
       clock,
       random: systemRandom,
       log,
-      source: new FileSource({ directory: options.config, clock, logger: log }),
+      source: podSource(options, clock, log),
       version: readVersion(),
       proxyEnvironment: { PATH },
     },
