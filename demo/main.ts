@@ -1,9 +1,11 @@
+import { readFile } from "node:fs/promises";
+import { join } from "node:path";
 import { Command, Option } from "commander";
 import { messageOf } from "../src/domain/error.js";
 import { type RowResult, renderJson, renderTable } from "./report.js";
 import { rows } from "./rows/index.js";
 import { type Row, type Sabotage, sabotages } from "./rows/row.js";
-import { World } from "./world.js";
+import { root, testkit, World } from "./world.js";
 
 interface Options {
   readonly sabotage?: Sabotage;
@@ -45,17 +47,27 @@ async function attempt(row: Row, world: World, broken: boolean): Promise<RowResu
   }
 }
 
-function whatToTry(world: World): string {
-  const enter = `nsenter -t ${process.pid} -m -n -p${process.getuid?.() === 0 && process.env["MELTEMI_SANDBOX_USERS"] === "1" ? " -U --preserve-credentials" : ""}`;
+/** A command that enters the sandbox from another terminal. */
+async function wayIn(): Promise<string> {
+  const pid = (await readFile(join(root, ".cache/demo.pid"), "utf8").catch(() => "PID")).trim();
+  // Root makes no user namespace; for anybody else the sandbox is one.
+  const users = /^\s*0\s+0\s/.test(await readFile("/proc/self/uid_map", "utf8"))
+    ? ""
+    : "--user --preserve-credentials ";
+  return `nsenter --target ${pid} --net --mount ${users}bash`;
+}
+
+function whatToTry(world: World, enter: string): string {
   return [
     "",
     "The mesh goes on running; Ctrl-C ends it. From another terminal, enter its namespaces first:",
-    `  ${enter} bash`,
+    `  ${enter}`,
     "then, for example:",
     `  export MELTEMI_RUN_DIR=${world.run}`,
     "  bin/meltemi status",
     "  bin/meltemi connections",
-    `  nsenter --net=/run/netns/d-frontend curl -s http://10.96.0.10:8080/`,
+    "  bin/meltemi logs -f",
+    `  nsenter --net=/run/netns/d-frontend ${testkit} client http --url http://10.96.0.10:8080/ --requests 4`,
     `  edit ${world.config}/policy.yaml`,
     "",
   ].join("\n");
@@ -90,7 +102,7 @@ async function main(): Promise<number> {
     progress("done");
     process.stdout.write(`${options.json ? renderJson(results) : renderTable(results)}\n`);
     if (options.keep) {
-      process.stderr.write(whatToTry(world));
+      process.stderr.write(whatToTry(world, await wayIn()));
       await end;
     }
   }

@@ -39,12 +39,14 @@ export function sandboxed(command) {
 /**
  * Resolves with the exit code. A signal to this process is passed on; a second one ends the sandbox.
  * @param {string[]} command
- * @param {{ env?: Record<string, string> }} [options]
+ * @param {{ env?: Record<string, string>, onStart?: (pid: number) => void }} [options] `onStart` is told the process
+ *   through which others can enter the sandbox's namespaces
  * @returns {Promise<number>}
  */
 export function runSandboxed(command, options = {}) {
   const [program = "", ...args] = sandboxed(command);
   const child = spawn(program, args, { stdio: "inherit", env: { ...process.env, ...options.env } });
+  if (child.pid !== undefined) options.onStart?.(child.pid);
   // unshare blocks signals while it waits, and what runs inside is a namespace of its own: ending it
   // with SIGKILL ends all of it and leaves nothing. Only a terminal's Ctrl-C, which reaches the
   // command inside by itself, is left to it at first.
