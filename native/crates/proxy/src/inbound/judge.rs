@@ -32,6 +32,7 @@ pub(crate) async fn judge(
     }
     let verdict = policies.evaluate(facts);
     report(pod, &verdict, record);
+    count_decision(pod, &verdict);
     match &verdict.decision {
         Decision::Allow { policy } => {
             if let Some(policy) = policy {
@@ -51,6 +52,21 @@ pub(crate) async fn judge(
             };
             Err(Refused { failure: Failure::new(cause, reason), policy })
         }
+    }
+}
+
+/// Counts the decision for the policy that made it; for ALLOW policies none of which matched, for each.
+fn count_decision(pod: &Pod, verdict: &Verdict) {
+    let metrics = pod.node.telemetry.metrics();
+    match &verdict.decision {
+        Decision::Allow { policy: Some(policy) } => metrics.policy_match(policy.key.text(), "allow"),
+        Decision::Deny(DenyReason::Denied(policy)) => metrics.policy_match(policy.key.text(), "deny"),
+        Decision::Deny(DenyReason::NoneAllowed { candidates }) => {
+            for candidate in candidates {
+                metrics.policy_match(candidate.text(), "unmet");
+            }
+        }
+        Decision::Allow { policy: None } | Decision::Deny(DenyReason::Unknown { .. }) => {}
     }
 }
 
