@@ -112,3 +112,16 @@ describe("the rooms that the architecture's page lists", () => {
     }
   });
 });
+
+describe("the open connections that the interfaces' page shows", () => {
+  it("have the data plane's fields", () => {
+    const fields =
+      /struct ConnectionSnapshot \{([\s\S]*?)\n\}/u.exec(
+        read("native/crates/telemetry/src/connection.rs"),
+      )?.[1] ?? "";
+    const shown = [...fields.matchAll(/^ {4}pub ([a-z_]+):/gmu)].map(([, name = ""]) => name);
+    const row = /^\| `GET \/connections` \| `\[\{([^}]*)\}\]` \|$/mu.exec(page)?.[1] ?? "";
+    const listed = row.split(",").map((entry) => (entry.trim().split(":")[0] ?? "").trim());
+    expect(listed).toEqual(shown);
+  });
+});

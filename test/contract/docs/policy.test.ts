@@ -95,3 +95,29 @@ describe("the examples of the policy guide", () => {
     expect(exceptions).toContain(9100);
   });
 });
+
+describe("what the policy guide says is refused", () => {
+  const catalogCallers = example("catalog-callers");
+  const metricsInTheClear = example("default").split("---\n")[1] ?? "";
+
+  it.each([
+    ["an empty list", catalogCallers.replace(/principals: .*/u, "principals: []"), "principals"],
+    ["a field that is not known", catalogCallers.replace("principals:", "principal:"), "principal"],
+    [
+      "a principal with its scheme",
+      catalogCallers.replace('["cluster', '["spiffe://cluster'),
+      "principals[0]",
+    ],
+    [
+      "ports of PeerAuthentication without a selector",
+      metricsInTheClear.replace(/ {2}selector:\n.*\n/u, ""),
+      "portLevelMtls",
+    ],
+  ])("%s, and the field is named", (_, text, field) => {
+    const [decoded] = decodeText(text, "docs/policy.md", { origin: "files" }).objects.map(
+      (each) => each.decoded,
+    );
+    expect(decoded?.outcome).toBe("refused");
+    expect(decoded?.problems.map(({ path }) => path).join(" ")).toContain(field);
+  });
+});
