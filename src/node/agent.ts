@@ -25,7 +25,7 @@ import { KeyServer } from "./keys/server.js";
 import type { NodeMetrics, SocketName } from "./metrics/node-metrics.js";
 import { assembleRelay } from "./relay/assembly.js";
 import { DataPlaneSupervisor } from "./supervise/data-plane.js";
-import { boundLog } from "./supervise/log-file.js";
+import { boundLog, openLog } from "./supervise/log-file.js";
 import { pidFile } from "./supervise/pid-file.js";
 import { readyProbe } from "./supervise/probe.js";
 import { proxyArguments } from "./supervise/proxy-arguments.js";
@@ -84,6 +84,7 @@ export async function runAgent(
     closeFd,
     admits: admits("zds"),
     ackTimeoutMs: limits.ackTimeoutMs,
+    onMalformed: () => metrics.peerMalformed("zds"),
   });
   const pods = await assembleEnrolment(
     {
@@ -91,6 +92,8 @@ export async function runAgent(
       cluster: options.clusterId,
       recordPath: paths.captured,
       verifyIntervalMs: limits.verifyIntervalMs,
+      watchedIntervalMs: limits.watchedIntervalMs,
+      captureGraceMs: limits.captureGraceMs,
       drainTimeoutMs: limits.drainTimeoutMs,
     },
     { native, files, clock, random, log, dataPlanes: zds, observer: metrics },
@@ -107,52 +110,79 @@ export async function runAgent(
     sizeBytes: (fd) => fstatSync(fd).size,
     closeFd,
   });
-  const isDataPlane = admits("keys");
+  const isOurs = admits("keys");
   const keys = new KeyServer({
     safe,
     closeFd,
-    admits: (peer) => isDataPlane(peer) && (supervisor?.owns(peer.pid) ?? true),
+    admits: async (peer) => {
+      if (!isOurs(peer)) return false;
+      const supervised = (await supervisor?.owns(peer.pid)) ?? true;
+      if (!supervised) {
+        metrics.peerRefused("keys");
+        log.warn("key request of another process refused", { pid: peer.pid });
+      }
+      return supervised;
+    },
+    onMalformed: () => metrics.peerMalformed("keys"),
     clock,
     log,
   });
   monitor.watch({ pods, zds, relay: relay.discovery, supervisor });
 
-  const running: Promise<unknown>[] = [
-    keys.run(native.PacketListener.bind(paths.keys, 0o600), servers.signal),
-    relay.run(servers.signal),
-    serveAdmin(monitor, listen),
-  ];
-  for (const [address, pages] of [
-    [options.metricsAddress, metricsPages(() => monitor.exposition())],
-    [options.readyAddress, readyPages(() => monitor.waiting())],
-  ] as const) {
-    if (address !== undefined) await servePages(address, pages, servers.signal);
+  /** Ends what must not outlive a failure. */
+  const failed = new AbortController();
+  const running: Promise<unknown>[] = [];
+  let supervising: Promise<void> | undefined;
+  try {
+    running.push(
+      keys.run(native.PacketListener.bind(paths.keys, 0o600), servers.signal),
+      relay.run(servers.signal),
+      serveAdmin(monitor, listen),
+    );
+    for (const [address, pages] of [
+      [options.metricsAddress, metricsPages(() => monitor.exposition())],
+      [options.readyAddress, readyPages(() => monitor.waiting())],
+    ] as const) {
+      if (address !== undefined) await servePages(address, pages, servers.signal);
+    }
+    running.push(
+      // A data plane that is told of too few pods ends the others: it is told nothing before all have been looked at.
+      pods.firstRound.then(() =>
+        servers.signal.aborted
+          ? undefined
+          : zds.run(native.PacketListener.bind(paths.zds, 0o600), servers.signal),
+      ),
+      every(clock, limits.logCheckMs, () => boundLog(paths.proxyLog, limits.logBytes), {
+        signal: AbortSignal.any([signal, failed.signal]),
+        background: true,
+        onError: (error) => log.warn("data plane's log not bounded", { error: messageOf(error) }),
+      }),
+    );
+    supervising = supervisor?.run(AbortSignal.any([signal, failed.signal]));
+    running.push(Promise.resolve(supervising));
+    log.info("node agent started", { version: platform.version });
+    const sourcing = source.run((batch) => {
+      monitor.configured();
+      for (const problem of batch.problems) log.debug("configuration problem", { ...problem });
+      pods.take(batch);
+    }, signal);
+    // A part that fails ends the wait; parts that end well do not.
+    await Promise.race([sourcing, Promise.all(running).then(() => sourcing)]);
+    await supervising;
+    await leave(options, pods, supervisor);
+  } catch (error) {
+    // As if killed, for what serves traffic: the next agent takes it over. A data plane that knows of no pod serves none.
+    failed.abort();
+    await Promise.allSettled([supervising]);
+    await pods.abandonAll();
+    if (monitor.isConfigured) supervisor?.release();
+    else await supervisor?.undo();
+    throw error;
+  } finally {
+    servers.abort();
+    safe.clear();
+    await Promise.allSettled(running);
   }
-  // A data plane that is told of too few pods ends the others: it is told nothing before all have been looked at.
-  const serveZds = pods.firstRound.then(() =>
-    servers.signal.aborted
-      ? undefined
-      : zds.run(native.PacketListener.bind(paths.zds, 0o600), servers.signal),
-  );
-  const supervising = supervisor?.run(signal);
-  const bounding = every(clock, limits.logCheckMs, () => boundLog(paths.proxyLog, limits.logBytes), {
-    signal,
-    background: true,
-    onError: (error) => log.warn("data plane's log not bounded", { error: messageOf(error) }),
-  });
-
-  log.info("node agent started", { version: platform.version });
-  await source.run((batch) => {
-    monitor.configured();
-    for (const problem of batch.problems) log.debug("configuration problem", { ...problem });
-    pods.take(batch);
-  }, signal);
-
-  await supervising;
-  await leave(options, pods, supervisor);
-  servers.abort();
-  safe.clear();
-  await Promise.all([...running, serveZds, bounding]);
   log.info("node agent stopped");
 }
 
@@ -183,6 +213,7 @@ function superviseProxy(
     {
       command: options.proxy,
       args: proxyArguments(options),
+      ownArguments: ["--run-dir", options.runDir],
       env: proxyEnvironment,
       logFile: paths.proxyLog,
       startTimeoutMs: limits.proxyStartTimeoutMs,
@@ -193,6 +224,8 @@ function superviseProxy(
     {
       processes: systemProcesses(native, clock),
       pidFile: pidFile(files, paths.pidFile),
+      openLog: (path) =>
+        openLog(path, (error) => log.error("data plane runs without its log", { error: messageOf(error) })),
       probe: readyProbe(paths.proxyAdmin, limits.probeTimeoutMs),
       clock,
       random,

@@ -1,6 +1,6 @@
 import { spawn, type ChildProcess } from "node:child_process";
 import { closeSync, openSync } from "node:fs";
-import { readFile, readdir } from "node:fs/promises";
+import { readFile, readdir, stat } from "node:fs/promises";
 import { constants } from "node:os";
 import { MeltemiError, messageOf } from "../domain/error.js";
 import type { Clock } from "./clock.js";
@@ -58,6 +58,11 @@ export interface Processes {
   adopt(identity: ProcessIdentity): Promise<OwnedProcess | undefined>;
   /** `undefined` when there is no such process. */
   identify(pid: number): Promise<ProcessIdentity | undefined>;
+  /**
+   * The processes of our own user that run this very program file with these arguments among theirs, in this order and
+   * next to each other. For what was started and could not be written down.
+   */
+  find(command: string, args: readonly string[]): Promise<readonly ProcessIdentity[]>;
 }
 
 export function systemProcesses(native: NativeAddon, clock: Clock): Processes {
@@ -82,6 +87,14 @@ export function systemProcesses(native: NativeAddon, clock: Clock): Processes {
       },
       release: () => handle.close(),
     };
+  };
+
+  const identify = async (pid: number): Promise<ProcessIdentity | undefined> => {
+    const bootId = await readBootId();
+    const handle = openIfPresent(native, pid);
+    if (handle === undefined) return undefined;
+    handle.close();
+    return { pid, startTicks: handle.startTicks, bootId };
   };
 
   return {
@@ -110,14 +123,38 @@ export function systemProcesses(native: NativeAddon, clock: Clock): Processes {
       );
       return own(handle, identity.bootId, exited);
     },
-    identify: async (pid) => {
-      const bootId = await readBootId();
-      const handle = openIfPresent(native, pid);
-      if (handle === undefined) return undefined;
-      handle.close();
-      return { pid, startTicks: handle.startTicks, bootId };
+    identify,
+    find: async (command, args) => {
+      const found: ProcessIdentity[] = [];
+      for (const pid of await processNumbers()) {
+        const identity = (await runs(pid, command, args)) ? await identify(pid) : undefined;
+        if (identity !== undefined) found.push(identity);
+      }
+      return found;
     },
   };
+}
+
+async function processNumbers(): Promise<readonly number[]> {
+  return (await readdir("/proc")).filter((name) => /^\d+$/.test(name)).map(Number);
+}
+
+/** Whether the process is ours, of that program file (a name can be borrowed, a file on disk cannot), with those arguments. */
+async function runs(pid: number, command: string, args: readonly string[]): Promise<boolean> {
+  try {
+    const [owner, program, wanted, line] = await Promise.all([
+      stat(`/proc/${pid}`),
+      stat(`/proc/${pid}/exe`),
+      stat(command),
+      readFile(`/proc/${pid}/cmdline`, "utf8"),
+    ]);
+    const ours =
+      owner.uid === process.geteuid?.() && program.dev === wanted.dev && program.ino === wanted.ino;
+    return ours && `\0${line}`.includes(`\0${args.join("\0")}\0`);
+  } catch {
+    // It has ended, or is not ours to look at.
+    return false;
+  }
 }
 
 function openIfPresent(native: NativeAddon, pid: number): ProcessHandle | undefined {
@@ -179,8 +216,8 @@ interface ProcessLine {
 
 async function descendantsOf(root: number): Promise<readonly ProcessLine[]> {
   const children = new Map<number, ProcessLine[]>();
-  for (const name of await readdir("/proc")) {
-    const line = /^\d+$/.test(name) ? await readStat(Number(name)) : undefined;
+  for (const pid of await processNumbers()) {
+    const line = await readStat(pid);
     if (line !== undefined) children.set(line.parent, [...(children.get(line.parent) ?? []), line]);
   }
   const found: ProcessLine[] = [];
@@ -196,9 +233,9 @@ async function descendantsOf(root: number): Promise<readonly ProcessLine[]> {
 
 async function readStat(pid: number): Promise<ProcessLine | undefined> {
   try {
-    const stat = await readFile(`/proc/${pid}/stat`, "utf8");
+    const text = await readFile(`/proc/${pid}/stat`, "utf8");
     // The name, in parentheses, may itself contain spaces and parentheses.
-    const fields = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
+    const fields = text.slice(text.lastIndexOf(")") + 2).split(" ");
     return { pid, parent: Number(fields[1]), startTicks: Number(fields[19]) };
   } catch {
     return undefined;

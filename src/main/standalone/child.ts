@@ -61,7 +61,10 @@ export class Child {
         this.#stop.signal.addEventListener("abort", end, { once: true });
         // A stop that was asked for while it was being started.
         if (this.#stopping()) end();
-        await instance.set(name, { identity: child.identity, netns });
+        // It runs, noted or not (a full disk): another one beside it would be worse.
+        await instance.set(name, { identity: child.identity, netns }).catch((error: unknown) => {
+          log.error("process not noted", { name, pid: child.identity.pid, error: messageOf(error) });
+        });
         log.info("process started", { name, pid: child.identity.pid });
         const exit = await child.exited;
         this.#stop.signal.removeEventListener("abort", end);

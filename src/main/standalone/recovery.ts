@@ -5,13 +5,14 @@
  * and remove every trace themselves.
  */
 import { existsSync } from "node:fs";
-import { readFile, rm } from "node:fs/promises";
+import { rm } from "node:fs/promises";
 import { join } from "node:path";
-import { z } from "zod";
 import type { Instance } from "../../cli/run-directory.js";
 import type { Logger } from "../../platform/logger.js";
 import type { Processes } from "../../platform/process.js";
 import { agentPaths } from "../../node/agent-options.js";
+import { pidFile } from "../../node/supervise/pid-file.js";
+import { systemFiles } from "../../platform/files.js";
 import type { DesiredNode } from "./desired-nodes.js";
 import type { NodeAgents } from "./node-agents.js";
 import { nodeRunDir } from "./node-directory.js";
@@ -68,8 +69,6 @@ export async function endFormerAgents(
 const cleanUpStartMs = 10_000;
 const dataPlaneStopMs = 5_000;
 
-const identityShape = z.object({ pid: z.int(), startTicks: z.int(), bootId: z.string() });
-
 /**
  * Nodes that a former instance had and nobody wants now: an agent is started for each, and ended, for
  * it removes every trace. Where the node's namespace is gone there is no capture, only a data plane.
@@ -101,10 +100,8 @@ export async function removeFormerNodes(
 /** Ends the data plane that a node's agent has noted. */
 async function endDataPlane(parts: RecoveryParts, runDir: string, node: string): Promise<void> {
   const directory = nodeRunDir(runDir, node);
-  const noted = await readFile(agentPaths({ runDir: directory, stateDir: directory }).pidFile, "utf8").catch(
-    () => "null",
-  );
-  const identity = identityShape.nullable().parse(JSON.parse(noted));
+  const { pidFile: path } = agentPaths({ runDir: directory, stateDir: directory });
+  const identity = await pidFile(systemFiles, path).read();
   const found = identity && (await parts.processes.adopt(identity));
   if (found) {
     await found.stop(dataPlaneStopMs);

@@ -62,6 +62,10 @@ export class AgentMonitor {
     this.#configured = true;
   }
 
+  get isConfigured(): boolean {
+    return this.#configured;
+  }
+
   /** What the node still waits for before it serves all its pods; empty when it is ready. */
   waiting(): readonly string[] {
     const waiting: string[] = [];
@@ -98,8 +102,12 @@ export class AgentMonitor {
 
   /** The agent's metrics and its data plane's, one page. */
   async exposition(): Promise<string> {
-    const [own, proxy] = await Promise.all([this.metrics.registry.metrics(), this.#proxyMetrics()]);
-    return mergeExpositions([own, proxy]);
+    const own = async (): Promise<string> => {
+      await this.#watched?.pods.readDrops();
+      return this.metrics.registry.metrics();
+    };
+    const [ours, proxy] = await Promise.all([own(), this.#proxyMetrics()]);
+    return mergeExpositions([ours, proxy]);
   }
 
   #dataPlane(): DataPlaneStatus {

@@ -35,6 +35,8 @@ export interface CaptureMode {
   apply(netns: Netns, form: CaptureForm): Promise<void>;
   /** Compares the namespace with what `apply` made of it. */
   verify(netns: Netns, form: CaptureForm): Promise<CaptureState>;
+  /** The drops alone, at less cost. Empty where capture is not in force. */
+  drops(netns: Netns): Promise<DropCounts>;
   /** Leaves the namespace as it was before `apply`; succeeds where nothing was applied. */
   remove(netns: Netns): Promise<void>;
   /** Connections inside the namespace that the data plane still carries. */

@@ -1,6 +1,6 @@
 import { MeltemiError } from "../../domain/error.js";
 import { countCarried } from "./carried.js";
-import type { CaptureForm, CaptureMode, CaptureState, Netns, RunInNetns } from "./mode.js";
+import type { CaptureForm, CaptureMode, CaptureState, DropCounts, Netns, RunInNetns } from "./mode.js";
 import { addRouting, missingRouting, removeRouting, showRouting, type Missing } from "./routing.js";
 import { applyScript, captureTable, parseListing, removeScript, type Listing } from "./ruleset.js";
 
@@ -36,6 +36,10 @@ export class NftablesCapture implements CaptureMode {
     if (missing.rule) broken.push("policy rule missing");
     if (missing.route) broken.push("local route missing");
     return { broken, drops: listing?.drops ?? new Map() };
+  }
+
+  async drops(netns: Netns): Promise<DropCounts> {
+    return (await this.#listing(netns))?.drops ?? new Map();
   }
 
   async remove(netns: Netns): Promise<void> {

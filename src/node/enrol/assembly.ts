@@ -19,6 +19,8 @@ export interface EnrolmentOptions {
   /** Where the record of captured namespaces lies: the run directory. */
   readonly recordPath: string;
   readonly verifyIntervalMs: number;
+  readonly watchedIntervalMs: number;
+  readonly captureGraceMs: number;
   readonly drainTimeoutMs: number;
 }
 
@@ -62,6 +64,8 @@ export async function assembleEnrolment(
     log,
     watch: netlinkWatch(native, log),
     verifyIntervalMs: options.verifyIntervalMs,
+    watchedIntervalMs: options.watchedIntervalMs,
+    captureGraceMs: options.captureGraceMs,
     drainTimeoutMs: options.drainTimeoutMs,
     removeRecorded: (key) => removeRecorded(key, captured, native, capture, log),
   });

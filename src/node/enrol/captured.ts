@@ -44,6 +44,8 @@ export interface RecordFile {
 export class CapturedRecord {
   readonly #entries = new Map<string, CapturedNamespace>();
   #writing: Promise<void> = Promise.resolve();
+  /** Whether the file says what is here. */
+  #saved = true;
 
   constructor(private readonly file: RecordFile) {}
 
@@ -64,7 +66,7 @@ export class CapturedRecord {
 
   async set(entry: CapturedNamespace): Promise<void> {
     const present = this.#entries.get(entry.key);
-    if (present?.inode === entry.inode && present.netns === entry.netns) return;
+    if (this.#saved && present?.inode === entry.inode && present.netns === entry.netns) return;
     this.#entries.set(entry.key, entry);
     await this.#save();
   }
@@ -75,13 +77,14 @@ export class CapturedRecord {
 
   /** Without entries there is no file: nothing is left behind. */
   #save(): Promise<void> {
-    this.#writing = this.#writing
-      .catch(() => undefined)
-      .then(() =>
-        this.#entries.size === 0
-          ? this.file.remove()
-          : this.file.write(`${JSON.stringify({ version: 1, captured: this.all })}\n`),
-      );
+    this.#writing = this.#writing.catch(() => undefined).then(() => this.#write());
     return this.#writing;
+  }
+
+  async #write(): Promise<void> {
+    this.#saved = false;
+    if (this.#entries.size === 0) await this.file.remove();
+    else await this.file.write(`${JSON.stringify({ version: 1, captured: this.all })}\n`);
+    this.#saved = true;
   }
 }

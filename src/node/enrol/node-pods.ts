@@ -4,7 +4,7 @@ import type { CapturedRecord } from "./captured.js";
 import type { DesiredPods, OutPod } from "./desired.js";
 import type { Claims } from "./pairing.js";
 import { PodEnrolment, type EnrolmentDependencies } from "./pod-enrolment.js";
-import { report, type ReportedState } from "./pod-state.js";
+import { report, type PodState, type ReportedState } from "./pod-state.js";
 
 /** A pod in /status. */
 export interface PodStatus {
@@ -19,11 +19,19 @@ export interface PodStatus {
   readonly mode: string;
 }
 
+/** For how long a reading of the drop counters is good enough. */
+const dropsFreshMs = 1_000;
+
+/** The phases in which a data plane may need the pod's certificate. */
+const announced: ReadonlySet<PodState["phase"]> = new Set(["announcing", "capturing", "refusing", "serving"]);
+
 /** All pods of the node: starts an enrolment for each that is to be in, and ends it when it is to be out. */
 export class NodePods {
   readonly #enrolments = new Map<string, PodEnrolment>();
   readonly #running = new Set<Promise<void>>();
   #out: ReadonlyMap<string, OutPod> = new Map();
+  #dropsReadMs: number | undefined;
+  #readingDrops: Promise<void> = Promise.resolve();
   #started = false;
   #stopping = false;
   #markStarted: (() => void) | undefined;
@@ -90,10 +98,23 @@ export class NodePods {
   hosts(namespace: string, serviceAccount: string): boolean {
     return [...this.#enrolments.values()].some(
       ({ pod, state }) =>
-        pod.namespace === namespace &&
-        pod.serviceAccount === serviceAccount &&
-        (state.phase === "announcing" || state.phase === "capturing" || state.phase === "serving"),
+        pod.namespace === namespace && pod.serviceAccount === serviceAccount && announced.has(state.phase),
     );
+  }
+
+  /** Reads all pods' counters; called often (by who scrapes), it reads them once in a while. */
+  readDrops(): Promise<void> {
+    const { clock } = this.dependencies;
+    if (this.#dropsReadMs === undefined || clock.monotonic() - this.#dropsReadMs >= dropsFreshMs) {
+      this.#dropsReadMs = clock.monotonic();
+      this.#readingDrops = this.#readDropsInTurn();
+    }
+    return this.#readingDrops;
+  }
+
+  async #readDropsInTurn(): Promise<void> {
+    // Each reading is a program's run: not all at once.
+    for (const enrolment of [...this.#enrolments.values()]) await enrolment.readDrops();
   }
 
   get status(): readonly PodStatus[] {

@@ -3,12 +3,13 @@ import { eventually } from "../../../test/helpers/eventually.js";
 import { RecordingLogger } from "../../../test/helpers/recording-logger.js";
 import { steadyRandom } from "../../../test/helpers/seeded-random.js";
 import { VirtualClock } from "../../../test/helpers/virtual-clock.js";
-import type { CaptureForm, CaptureMode, CaptureState } from "../capture/mode.js";
+import type { CaptureForm, CaptureMode, CaptureState, DropCounts } from "../capture/mode.js";
 import type { ChangeWatch } from "../capture/watch.js";
 import { CapturedRecord } from "./captured.js";
 import type { EnrolledPod } from "./desired.js";
 import { Claims, Pairing } from "./pairing.js";
 import { PodEnrolment, type DataPlanes } from "./pod-enrolment.js";
+import { report } from "./pod-state.js";
 
 const podA: EnrolledPod = {
   key: "default/a",
@@ -38,10 +39,15 @@ class World implements CaptureMode, DataPlanes {
   readonly record: string[] = [];
   broken: string[] = [];
   carried = 0;
+  dropped: DropCounts = new Map();
+  seenDrops: ReadonlyMap<string, number> = new Map();
   acknowledge = true;
+  awayMs = 0;
   refusal = "";
   watch: ChangeWatch | undefined;
   applyError = "";
+  recordError = "";
+  looks = 0;
   openFds = 0;
   #fail: ((text: string) => void) | undefined;
   #recorded: string | undefined;
@@ -52,7 +58,11 @@ class World implements CaptureMode, DataPlanes {
     return Promise.resolve();
   }
   verify(): Promise<CaptureState> {
-    return Promise.resolve({ broken: this.broken.splice(0), drops: new Map() });
+    this.looks += 1;
+    return Promise.resolve({ broken: this.broken.splice(0), drops: this.dropped });
+  }
+  drops(): ReturnType<CaptureMode["drops"]> {
+    return Promise.resolve(this.dropped);
   }
   remove(): Promise<void> {
     this.done.push("remove");
@@ -96,7 +106,10 @@ class World implements CaptureMode, DataPlanes {
     };
     const captured = new CapturedRecord({
       read: () => Promise.resolve(this.#recorded),
-      write: (text) => Promise.resolve(void (this.#recorded = text)),
+      write: (text) =>
+        this.recordError === ""
+          ? Promise.resolve(void (this.#recorded = text))
+          : Promise.reject(new Error(this.recordError)),
       remove: () => Promise.resolve(void (this.#recorded = undefined)),
     });
     return new PodEnrolment(podA, {
@@ -106,7 +119,7 @@ class World implements CaptureMode, DataPlanes {
       captured,
       observer: {
         repaired: (_, parts) => this.done.push(`repaired ${parts.join()}`),
-        drops: () => undefined,
+        drops: (_, drops) => (this.seenDrops = drops),
         forget: () => undefined,
       },
       clock: this.clock,
@@ -114,6 +127,8 @@ class World implements CaptureMode, DataPlanes {
       log: this.log,
       watch: () => Promise.resolve(this.watch),
       verifyIntervalMs: 1000,
+      watchedIntervalMs: 3000,
+      captureGraceMs: 2000,
       drainTimeoutMs: 500,
       removeRecorded: () => Promise.resolve(void this.done.push("remove recorded")),
     });
@@ -150,14 +165,114 @@ describe("a pod's enrolment", () => {
     expect(world.recorded).toContain('"inode":100');
   });
 
-  it("is neither captured nor serving while no data plane acknowledges", async () => {
+  it("is neither captured nor serving while no data plane acknowledges, within the grace", async () => {
     const world = new World();
     world.acknowledge = false;
     const { phase } = begin(world);
     await phase("announcing");
+    await eventually("the grace", () => world.clock.nextDelayMs === 2000);
+    await world.clock.advance(1999);
     expect(world.done).toEqual([]);
     world.acknowledge = true;
     await phase("serving");
+    expect(world.done).toEqual([`serve ${podA.workloadUid}`, "capture redirecting"]);
+  });
+
+  it("is captured without a data plane once the grace is over, watched over, and enrolled when there is one", async () => {
+    const world = new World();
+    world.acknowledge = false;
+    const { enrolment, phase } = begin(world);
+    await eventually("the grace", () => world.clock.nextDelayMs === 2000);
+    await world.clock.advance(2000);
+    await phase("refusing");
+    expect(report(enrolment.state)).toMatchObject({
+      state: "pending",
+      reason: expect.stringMatching(/refused/) as string,
+    });
+    expect(world.done).toEqual(["capture redirecting"]);
+    expect(world.recorded).toContain('"inode":100');
+    world.broken = ["table missing"];
+    await eventually("the next look", () => world.clock.pendingCount > 0);
+    await world.clock.advance(1000);
+    await eventually("the repair", () => world.done.at(-1) === "repaired table missing");
+    world.acknowledge = true;
+    await phase("serving");
+    expect(world.done.at(-1)).toBe(`serve ${podA.workloadUid}`);
+  });
+
+  it("is captured at once where the data plane has been away for longer than the grace", async () => {
+    const world = new World();
+    world.acknowledge = false;
+    world.awayMs = 60_000;
+    const { phase } = begin(world);
+    await eventually("the grace", () => world.clock.nextDelayMs === 0);
+    await world.clock.advance(0);
+    await phase("refusing");
+  });
+
+  it("leaves without a trace while it waits for a data plane", async () => {
+    const world = new World();
+    world.acknowledge = false;
+    const { enrolment, running, phase } = begin(world);
+    await eventually("the grace", () => world.clock.nextDelayMs === 2000);
+    await world.clock.advance(2000);
+    await phase("refusing");
+    enrolment.want(undefined);
+    await running;
+    expect(world.done).toEqual([
+      "capture redirecting",
+      "capture draining",
+      `withdraw ${podA.workloadUid}`,
+      "remove",
+    ]);
+    expect(world.recorded).toBeUndefined();
+  });
+
+  it("is captured although the record cannot be written, and says so", async () => {
+    const world = new World();
+    world.recordError = "no space left on device";
+    const { phase } = begin(world);
+    await phase("serving");
+    expect(world.done).toContain("capture redirecting");
+    expect(world.log.messages).toContain("captured namespace not recorded");
+  });
+
+  it("looks for a namespace that does not exist at least every second", async () => {
+    const world = new World();
+    world.namespaces.delete("pa");
+    const { phase } = begin(world);
+    for (const delayMs of [250, 500, 1000, 1000, 1000]) {
+      await phase("failed");
+      await eventually("the pause", () => world.clock.nextDelayMs === delayMs);
+      await world.clock.advance(delayMs);
+    }
+    world.namespaces.set("pa", 100);
+    await eventually("the pause", () => world.clock.nextDelayMs === 1000);
+    await world.clock.advance(1000);
+    await phase("serving");
+  });
+
+  it("tells its drops when asked, between two looks", async () => {
+    const { world, enrolment, phase } = begin();
+    await phase("serving");
+    world.dropped = new Map([["ipv6_tcp_out", 3]]);
+    await enrolment.readDrops();
+    expect(world.seenDrops.get("ipv6_tcp_out")).toBe(3);
+  });
+
+  it("looks at its capture seldom where the kernel tells of changes, and as often as at its pairing where it does not", async () => {
+    for (const told of [true, false]) {
+      const world = new World();
+      if (told) world.watch = { next: () => new Promise(() => undefined), close: () => undefined };
+      const { phase } = begin(world);
+      await phase("serving");
+      await eventually("the first look", () => world.looks === 1);
+      for (let second = 1; second <= 3; second += 1) {
+        await eventually("the next look", () => world.clock.nextDelayMs === 1000);
+        await world.clock.advance(1000);
+      }
+      await eventually("the last look", () => world.looks === (told ? 2 : 4));
+    }
   });
 
   it("leaves in order: new connections freed, data plane told, rules gone when carried connections have ended", async () => {

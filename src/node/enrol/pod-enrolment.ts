@@ -5,7 +5,7 @@ import type { Cancel, Clock } from "../../platform/clock.js";
 import type { Logger } from "../../platform/logger.js";
 import { backoffMs, type Random } from "../../platform/random.js";
 import { pause } from "../pause.js";
-import type { CapturedRecord } from "./captured.js";
+import type { CapturedNamespace, CapturedRecord } from "./captured.js";
 import { EventSlot } from "./event-slot.js";
 import { samePod, type EnrolledPod } from "./desired.js";
 import type { Pairing } from "./pairing.js";
@@ -19,6 +19,8 @@ export interface DataPlanes {
   ): Promise<void>;
   failure(uid: string, signal: AbortSignal): Promise<string | undefined>;
   withdraw(uid: string): Promise<void>;
+  /** For how long no data plane has been connected, in milliseconds; 0 while there is one. */
+  readonly awayMs: number;
 }
 
 /** What happens in captured namespaces, for the metrics. */
@@ -38,8 +40,12 @@ export interface EnrolmentDependencies {
   readonly random: Random;
   readonly log: Logger;
   readonly watch: OpenWatch;
-  /** Time between two verifications of a captured pod that no event asked for. */
+  /** Time between two looks at a pod's pairing, and, where the kernel does not tell of changes, at its capture. */
   readonly verifyIntervalMs: number;
+  /** Time between two looks at the capture of a pod whose changes the kernel tells of. */
+  readonly watchedIntervalMs: number;
+  /** How long a data plane may be away, or take to acknowledge a pod, before the pod is captured without it. */
+  readonly captureGraceMs: number;
   /** How long carried connections may go on after a pod has left. */
   readonly drainTimeoutMs: number;
   /** Removes capture by record where the namespace is not open any more (recovery.ts). */
@@ -52,17 +58,18 @@ type GuardEvent =
   | { readonly type: "wanted_differently" };
 
 /** Until the watch is closed. One that fails is as good as none: the interval remains. */
-async function follow(changes: ChangeWatch | undefined, events: EventSlot<GuardEvent>): Promise<void> {
-  if (changes === undefined) return;
+async function follow(changes: ChangeWatch | undefined, onChange: () => void): Promise<void> {
   try {
-    while (await changes.next()) events.put({ type: "look" });
+    while (await changes?.next()) onChange();
   } catch {
-    changes.close();
+    changes?.close();
   }
 }
 
 const firstRetryMs = 250;
 const lastRetryMs = 15_000;
+/** A namespace that does not exist yet is looked for often: until it is found its pod is not captured. */
+const lastSearchMs = 1_000;
 const drainPollMs = 100;
 
 /** One pod's enrolment: owns its namespace's descriptor and its place in the state machine of pod-state.ts. */
@@ -73,6 +80,7 @@ export class PodEnrolment {
   #netns: Netns | undefined;
   #attempts = 0;
   #abandoned = false;
+  #looking: Promise<unknown> = Promise.resolve();
   /** Aborted and replaced whenever `#wanted` changes: ends every wait. */
   #poke = new AbortController();
   #firstAttempt: (() => void) | undefined;
@@ -135,31 +143,86 @@ export class PodEnrolment {
 
   /** Resolves when the pod is wanted differently; rejects when a step or a check fails. */
   async #enrol(pod: EnrolledPod, signal: AbortSignal): Promise<void> {
-    const { pairing, capture, dataPlanes, captured, clock, log } = this.dependencies;
+    const { pairing, dataPlanes } = this.dependencies;
     this.#state = { phase: "pairing" };
     const netns = await pairing.pair(pod);
     this.#netns = netns;
     this.#state = { phase: "announcing" };
     this.#firstAttempt?.();
     const { name, namespace, serviceAccount } = pod;
-    await dataPlanes.serve(
+    const attempt = new AbortController();
+    const served = dataPlanes.serve(
       { uid: pod.workloadUid, info: { name, namespace, serviceAccount }, netnsFd: netns.fd },
-      signal,
+      AbortSignal.any([signal, attempt.signal]),
     );
-    if (signal.aborted) return this.#pause();
-    this.#state = { phase: "capturing" };
-    await captured.set({ key: pod.key, netns: pod.netns ?? "", inode: netns.inode });
-    await capture.apply(netns, "redirecting");
-    this.#state = { phase: "serving", sinceMs: clock.now() };
-    this.#attempts = 0;
-    log.info("pod enrolled", { pod: pod.key, netns: pod.netns, inode: netns.inode, mode: capture.name });
-    await this.#guard(pod, netns, signal);
+    try {
+      await this.#hold(pod, netns, served, signal);
+    } finally {
+      attempt.abort();
+    }
     await this.#pause();
+  }
+
+  /** Captures the pod once it is served, or once it may no longer wait for that, and watches over it. */
+  async #hold(pod: EnrolledPod, netns: Netns, served: Promise<void>, signal: AbortSignal): Promise<void> {
+    const { capture, clock, log } = this.dependencies;
+    const acknowledged = await this.#withinGrace(served, signal);
+    if (signal.aborted) return;
+    this.#state = { phase: "capturing" };
+    await this.#record({ key: pod.key, netns: pod.netns ?? "", inode: netns.inode });
+    await capture.apply(netns, "redirecting");
+    const fields = { pod: pod.key, netns: pod.netns, inode: netns.inode, mode: capture.name };
+    const enrolled = (): void => {
+      this.#state = { phase: "serving", sinceMs: clock.now() };
+      this.#attempts = 0;
+      log.info("pod enrolled", fields);
+    };
+    if (acknowledged) enrolled();
+    else {
+      this.#state = { phase: "refusing" };
+      log.warn("pod captured without a data plane", fields);
+      // What it rejects with, the guard hears as the data plane's failure.
+      served.then(
+        () => {
+          if (!signal.aborted && this.#state.phase === "refusing") enrolled();
+        },
+        () => undefined,
+      );
+    }
+    await this.#guard(pod, netns, signal);
+  }
+
+  /** True when the data planes have acknowledged the pod, false when the grace is over. Rejects with their refusal. */
+  async #withinGrace(served: Promise<void>, signal: AbortSignal): Promise<boolean> {
+    const { clock, dataPlanes, captureGraceMs } = this.dependencies;
+    const over = new AbortController();
+    const grace = pause(
+      clock,
+      Math.max(0, captureGraceMs - dataPlanes.awayMs),
+      AbortSignal.any([signal, over.signal]),
+    );
+    try {
+      return await Promise.race([served.then(() => true), grace.then(() => false)]);
+    } finally {
+      over.abort();
+    }
+  }
+
+  /** Notes that the namespace is captured. Without the note an agent after a crash may leave rules behind; without the rules the pod sends in the clear. */
+  async #record(entry: CapturedNamespace): Promise<void> {
+    try {
+      await this.dependencies.captured.set(entry);
+    } catch (error) {
+      this.dependencies.log.error("captured namespace not recorded", {
+        pod: entry.key,
+        error: messageOf(error),
+      });
+    }
   }
 
   /** Watches over a serving pod. Resolves when it is wanted differently; rejects when it may not be served on. */
   async #guard(pod: EnrolledPod, netns: Netns, signal: AbortSignal): Promise<void> {
-    const { clock, dataPlanes, verifyIntervalMs, watch } = this.dependencies;
+    const { clock, dataPlanes, verifyIntervalMs, watchedIntervalMs, watch } = this.dependencies;
     const events = new EventSlot<GuardEvent>();
     const over = new AbortController();
     const stop = (): void => events.put({ type: "wanted_differently" }, true);
@@ -168,17 +231,27 @@ export class PodEnrolment {
       if (refusal !== undefined) events.put({ type: "refused", refusal }, true);
     });
     const changes = await watch(netns);
-    void follow(changes, events);
+    let watched = changes !== undefined;
+    // What happened between capture and watch has told nobody: the first look is at everything.
+    let changed = true;
+    void follow(changes, () => {
+      changed = true;
+      events.put({ type: "look" });
+    }).then(() => (watched = false));
     let cancelNext: Cancel = () => undefined;
+    let lookedMs = 0;
     try {
-      // What happened between capture and watch has told nobody: look first.
       for (let event: GuardEvent = { type: "look" }; !signal.aborted; event = await events.take()) {
         if (event.type === "wanted_differently") return;
         if (event.type === "refused") {
           throw new MeltemiError("unavailable", `the data plane cannot serve the pod: ${event.refusal}`);
         }
         await this.#verifyPairing(pod, netns);
-        await this.#verifyCapture(pod, netns);
+        if (changed || !watched || clock.monotonic() - lookedMs >= watchedIntervalMs) {
+          changed = false;
+          lookedMs = clock.monotonic();
+          await this.#verifyCapture(pod, netns);
+        }
         cancelNext();
         cancelNext = clock.schedule(verifyIntervalMs, () => events.put({ type: "look" }));
       }
@@ -204,12 +277,35 @@ export class PodEnrolment {
 
   async #verifyCapture(pod: EnrolledPod, netns: Netns): Promise<void> {
     const { capture, observer, log } = this.dependencies;
-    const { broken, drops } = await capture.verify(netns, "redirecting");
-    observer.drops(pod, drops);
+    const broken = await this.#alone(async () => {
+      const state = await capture.verify(netns, "redirecting");
+      observer.drops(pod, state.drops);
+      if (state.broken.length > 0) await capture.apply(netns, "redirecting");
+      return state.broken;
+    });
     if (broken.length === 0) return;
-    await capture.apply(netns, "redirecting");
     observer.repaired(pod, broken);
     log.warn("capture repaired", { pod: pod.key, broken });
+  }
+
+  /** Tells the observer what has been dropped up to now. */
+  async readDrops(): Promise<void> {
+    const { capture, observer, log } = this.dependencies;
+    await this.#alone(async () => {
+      const netns = this.#netns;
+      if (netns === undefined || (this.#state.phase !== "serving" && this.#state.phase !== "refusing"))
+        return;
+      observer.drops(this.#pod, await capture.drops(netns));
+    }).catch((error: unknown) => {
+      log.debug("drops not read", { pod: this.#pod.key, error: messageOf(error) });
+    });
+  }
+
+  /** One look at the kernel's counters after the other: they begin anew with the rules, and an older reading would pass for that. */
+  #alone<T>(look: () => Promise<T>): Promise<T> {
+    const turn = this.#looking.then(look);
+    this.#looking = turn.catch(() => undefined);
+    return turn;
   }
 
   /** Stops serving the pod and lets go of its namespace, with its capture left in force: nothing passes in the clear meanwhile. */
@@ -236,7 +332,9 @@ export class PodEnrolment {
   async #fail(error: unknown, signal: AbortSignal): Promise<void> {
     const { clock, log, random } = this.dependencies;
     if (signal.aborted) return this.#pause();
-    const delayMs = Math.round(backoffMs(random, this.#attempts, firstRetryMs, lastRetryMs));
+    const searching = error instanceof MeltemiError && error.code === "not_found";
+    const longestMs = searching ? lastSearchMs : lastRetryMs;
+    const delayMs = Math.round(backoffMs(random, this.#attempts, firstRetryMs, longestMs));
     this.#attempts += 1;
     const hint = error instanceof MeltemiError ? error.hint : undefined;
     const reason = messageOf(error);

@@ -1,8 +1,13 @@
 import { MeltemiError, messageOf } from "../../domain/error.js";
 import type { Clock } from "../../platform/clock.js";
 import type { Logger } from "../../platform/logger.js";
-import type { PacketAcceptor } from "../zds/server.js";
-import type { PacketPeer } from "../zds/stream.js";
+import {
+  acceptPackets,
+  isMalformed,
+  receivePacket,
+  type PacketAcceptor,
+  type PacketPeer,
+} from "../packets.js";
 import { decodeDemand, encodeAnswer, maxPacketBytes } from "./messages.js";
 import type { KeySafe } from "./safe.js";
 
@@ -11,6 +16,8 @@ export interface KeyServerDependencies {
   readonly closeFd: (fd: number) => void;
   /** Whether the peer is a data plane of ours; a refusal is counted by the callee. */
   readonly admits: (peer: { readonly uid: number; readonly pid: number }) => boolean | Promise<boolean>;
+  /** A peer has asked what cannot be answered (count it: `meltemi_peer_malformed_total`). */
+  readonly onMalformed: () => void;
   readonly clock: Clock;
   readonly log: Logger;
 }
@@ -29,26 +36,22 @@ export class KeyServer {
       for (const connection of this.#connections) connection.close();
     };
     signal.addEventListener("abort", end, { once: true });
-    for (;;) {
-      try {
-        const connection = await acceptor.accept();
-        if (connection === null) break;
-        void this.#serve(connection);
-      } catch (error) {
-        log.error("keys accept failed", { error: messageOf(error) });
-        await clock.sleep(1000);
-      }
-    }
+    if (signal.aborted) end();
+    await acceptPackets(acceptor, { clock, log, socket: "keys" }, (connection) => {
+      if (signal.aborted) connection.close();
+      else void this.#serve(connection);
+    });
     signal.removeEventListener("abort", end);
   }
 
   async #serve(connection: PacketPeer): Promise<void> {
-    const { admits, log } = this.dependencies;
+    const { admits, log, onMalformed } = this.dependencies;
     this.#connections.add(connection);
     try {
       if (!(await admits(connection.peer))) return;
       while (await this.#answer(connection));
     } catch (error) {
+      if (isMalformed(error)) onMalformed();
       log.warn("keys connection closed", { pid: connection.peer.pid, error: messageOf(error) });
     } finally {
       this.#connections.delete(connection);
@@ -58,7 +61,8 @@ export class KeyServer {
 
   /** Answers one request; false when the peer has closed. */
   async #answer(connection: PacketPeer): Promise<boolean> {
-    const packet = await connection.receive(maxPacketBytes);
+    const { log, onMalformed } = this.dependencies;
+    const packet = await receivePacket(connection, maxPacketBytes);
     if (packet === null) return false;
     const unused = [...packet.fds];
     try {
@@ -87,6 +91,8 @@ export class KeyServer {
       }
     } catch (error) {
       if (!(error instanceof MeltemiError)) throw error;
+      log.warn("key request refused", { pid: connection.peer.pid, error: error.message });
+      if (isMalformed(error)) onMalformed();
       await connection.send(encodeAnswer({ error: error.message, found: false }), []);
     } finally {
       for (const fd of unused) this.dependencies.closeFd(fd);

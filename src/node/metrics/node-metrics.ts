@@ -18,6 +18,7 @@ export interface NodeFigures {
 export class NodeMetrics implements CaptureObserver {
   readonly registry = new Registry();
   readonly #peersRefused: Counter<"socket">;
+  readonly #peersMalformed: Counter<"socket">;
   readonly #dropped: Counter<"reason">;
   readonly #repairs: Counter<"part">;
   readonly #certificates: Counter<"result">;
@@ -30,6 +31,12 @@ export class NodeMetrics implements CaptureObserver {
     this.#peersRefused = new Counter({
       name: "meltemi_peer_refused_total",
       help: "Connections to the agent's sockets closed because of the peer's credentials.",
+      labelNames: ["socket"],
+      registers,
+    });
+    this.#peersMalformed = new Counter({
+      name: "meltemi_peer_malformed_total",
+      help: "Messages on the agent's sockets that are none, or ask for what is not given.",
       labelNames: ["socket"],
       registers,
     });
@@ -62,6 +69,10 @@ export class NodeMetrics implements CaptureObserver {
 
   peerRefused(socket: SocketName): void {
     this.#peersRefused.inc({ socket });
+  }
+
+  peerMalformed(socket: SocketName): void {
+    this.#peersMalformed.inc({ socket });
   }
 
   certificateRelayed(result: "issued" | "refused" | "failed"): void {

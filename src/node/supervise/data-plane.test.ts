@@ -15,6 +15,8 @@ class Machine {
   file: ProcessIdentity | undefined;
   answer: ProbeAnswer = "ready";
   startError = "";
+  fileError = "";
+  unnoted: readonly ProcessIdentity[] = [];
   started = 0;
   answering = 0;
   #pids = 100;
@@ -52,6 +54,7 @@ class Machine {
       {
         command: "proxy",
         args: [],
+        ownArguments: ["--run-dir", "/run/n1"],
         env: {},
         logFile: "/dev/null",
         startTimeoutMs: 1000,
@@ -68,12 +71,20 @@ class Machine {
           },
           adopt: ({ pid }) => Promise.resolve(this.running.has(pid) ? this.own(pid) : undefined),
           identify: () => Promise.resolve(undefined),
+          find: () => Promise.resolve(this.unnoted),
         },
         pidFile: {
           read: () => Promise.resolve(this.file),
-          write: (identity) => Promise.resolve(void (this.file = identity)),
-          remove: () => Promise.resolve(void (this.file = undefined)),
+          write: (identity) =>
+            this.fileError === ""
+              ? Promise.resolve(void (this.file = identity))
+              : Promise.reject(new Error(this.fileError)),
+          remove: () =>
+            this.fileError === ""
+              ? Promise.resolve(void (this.file = undefined))
+              : Promise.reject(new Error(this.fileError)),
         },
+        openLog: (path) => Promise.resolve(path),
         probe: () => Promise.resolve(this.answer),
         clock: this.clock,
         random: steadyRandom(1),
@@ -166,6 +177,48 @@ describe("the data plane's supervision", () => {
     await other.pid();
     await mute.clock.advance(1200);
     expect(mute.signals[0]).toBe("SIGKILL");
+  });
+
+  it("takes over one that an earlier agent had no time to note, and notes it", async () => {
+    const machine = new Machine();
+    machine.own(77);
+    machine.unnoted = [{ pid: 77, startTicks: 1, bootId: "boot" }];
+    const { pid } = begin(machine);
+    expect(await pid()).toBe(77);
+    expect(machine.started).toBe(0);
+    expect(machine.file?.pid).toBe(77);
+  });
+
+  it("keeps one data plane, restarted as ever, while nothing can be written", async () => {
+    const machine = new Machine();
+    machine.fileError = "no space left on device";
+    const { pid, supervisor } = begin(machine);
+    const first = await pid();
+    await eventually("it to be ready", () => supervisor.status.ready);
+    await machine.clock.advance(5000);
+    expect(machine.started).toBe(1);
+    machine.end(first, { code: 1, signal: null });
+    await eventually("the pause", () => supervisor.status.pid === undefined);
+    await machine.clock.advance(100);
+    expect(await pid()).not.toBe(first);
+    expect(machine.running.size).toBe(1);
+  });
+
+  it("undoes what it started, and nothing else", async () => {
+    const { machine, supervisor, pid, leave } = begin();
+    await pid();
+    await leave();
+    await supervisor.undo();
+    expect(machine.signals).toEqual(["stop"]);
+    const left = new Machine();
+    left.own(77);
+    left.file = { pid: 77, startTicks: 1, bootId: "boot" };
+    const next = begin(left);
+    await next.pid();
+    await next.leave();
+    await next.supervisor.undo();
+    expect(left.signals).toEqual([]);
+    expect(left.running.has(77)).toBe(true);
   });
 
   it("takes over the one that an earlier agent left, and starts none", async () => {

@@ -10,6 +10,8 @@ import type { Probe } from "./probe.js";
 export interface SupervisionOptions {
   readonly command: string;
   readonly args: readonly string[];
+  /** Those of the arguments, next to each other, that only this node's data plane has. */
+  readonly ownArguments: readonly string[];
   readonly env: Readonly<Record<string, string>>;
   readonly logFile: string;
   /** How long the data plane may take to answer its first probe. */
@@ -24,6 +26,8 @@ export interface SupervisionOptions {
 export interface SupervisionDependencies {
   readonly processes: Processes;
   readonly pidFile: PidFile;
+  /** The log file, or another place where it cannot be written: a full disk does not keep the data plane from running. */
+  readonly openLog: (path: string) => Promise<string>;
   readonly probe: Probe;
   readonly clock: Clock;
   readonly random: Random;
@@ -59,6 +63,8 @@ export class DataPlaneSupervisor {
   /** Settles when a start that is under way has succeeded or failed. */
   #starting: Promise<unknown> | undefined;
   #ready = false;
+  /** Whether this supervisor started it, rather than taking it over. */
+  #ours = false;
   #restarts = 0;
   #sinceMs: number | undefined;
   #lastExit: string | undefined;
@@ -108,7 +114,7 @@ export class DataPlaneSupervisor {
       this.#process = undefined;
       this.#ready = false;
       this.#sinceMs = undefined;
-      await this.dependencies.pidFile.remove();
+      await this.#forget();
       this.#restarts += 1;
       onRestart();
       await pause(clock, backoffMs(random, attempt, firstRestartMs, lastRestartMs), signal);
@@ -124,7 +130,7 @@ export class DataPlaneSupervisor {
     process.release();
     this.#process = undefined;
     this.#ready = false;
-    await this.dependencies.pidFile.remove();
+    await this.#forget();
     this.dependencies.log.info("data plane stopped", { pid: process.identity.pid, exit: describe(exit) });
   }
 
@@ -132,6 +138,20 @@ export class DataPlaneSupervisor {
   release(): void {
     this.#process?.release();
     this.#process = undefined;
+  }
+
+  /** Ends a data plane that this supervisor started and lets go of one that it took over: for an agent that fails before it has told it of a pod. */
+  async undo(): Promise<void> {
+    if (this.#ours) await this.stop();
+    else this.release();
+  }
+
+  /** A pid file that stays names a process that has ended, which the next agent sees. */
+  async #forget(): Promise<void> {
+    const { pidFile, log } = this.dependencies;
+    await pidFile.remove().catch((error: unknown) => {
+      log.error("data plane's pid file not removed", { error: messageOf(error) });
+    });
   }
 
   async #start(): Promise<OwnedProcess> {
@@ -145,14 +165,15 @@ export class DataPlaneSupervisor {
   }
 
   async #obtain(): Promise<OwnedProcess> {
-    const { processes, pidFile, log } = this.dependencies;
-    const earlier = await pidFile.read();
-    const adopted = earlier === undefined ? undefined : await processes.adopt(earlier);
+    const { processes, pidFile, openLog, log } = this.dependencies;
+    const { command, args, env } = this.options;
+    this.#ours = false;
+    const adopted = await this.#earlier();
     if (adopted !== undefined) {
       log.info("data plane taken over", { pid: adopted.identity.pid });
       return adopted;
     }
-    const { command, args, env, logFile } = this.options;
+    const logFile = await openLog(this.options.logFile);
     const started = await processes.spawnDetached({
       command,
       args,
@@ -160,9 +181,28 @@ export class DataPlaneSupervisor {
       stdoutFile: logFile,
       stderrFile: logFile,
     });
-    await pidFile.write(started.identity);
+    this.#ours = true;
+    // It runs, noted or not: another one beside it would be worse. `#earlier` finds it without the note.
+    await pidFile.write(started.identity).catch((error: unknown) => {
+      log.error("data plane not noted", { pid: started.identity.pid, error: messageOf(error) });
+    });
     log.info("data plane started", { pid: started.identity.pid, command });
     return started;
+  }
+
+  /** The data plane that an earlier agent left: the one it noted, or one that it had no time to note. */
+  async #earlier(): Promise<OwnedProcess | undefined> {
+    const { processes, pidFile } = this.dependencies;
+    const noted = await pidFile.read();
+    const known = noted === undefined ? undefined : await processes.adopt(noted);
+    if (known !== undefined) return known;
+    for (const identity of await processes.find(this.options.command, this.options.ownArguments)) {
+      const found = await processes.adopt(identity);
+      if (found === undefined) continue;
+      await pidFile.write(identity).catch(() => undefined);
+      return found;
+    }
+    return undefined;
   }
 
   /** Resolves with the exit of the process, or with undefined when the signal aborts. */

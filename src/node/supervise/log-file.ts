@@ -1,4 +1,4 @@
-import { copyFile, stat, truncate } from "node:fs/promises";
+import { copyFile, open, stat, truncate } from "node:fs/promises";
 
 /**
  * Keeps a log that another process appends to within bounds: its content goes to `PATH.1` and the file is
@@ -16,4 +16,16 @@ export async function boundLog(path: string, maxBytes: number): Promise<void> {
   if (size <= maxBytes) return;
   await copyFile(path, `${path}.1`);
   await truncate(path, 0);
+}
+
+/** The log's path, or `/dev/null` (which `onError` is told) where it cannot be opened for appending: a log is not worth a data plane. */
+export async function openLog(path: string, onError: (error: unknown) => void): Promise<string> {
+  try {
+    const file = await open(path, "a", 0o600);
+    await file.close();
+    return path;
+  } catch (error) {
+    onError(error);
+    return "/dev/null";
+  }
 }

@@ -1,14 +1,9 @@
 import { MeltemiError, messageOf } from "../../domain/error.js";
 import type { Clock } from "../../platform/clock.js";
 import type { Logger } from "../../platform/logger.js";
-import { ZdsStream, type PacketPeer } from "./stream.js";
+import { acceptPackets, isMalformed, type PacketAcceptor, type PacketPeer } from "../packets.js";
+import { ZdsStream } from "./stream.js";
 import { WorkloadTable, type ServedPod, type TableEntry } from "./table.js";
-
-export interface PacketAcceptor {
-  /** `null` once closed. */
-  accept(): Promise<PacketPeer | null>;
-  close(): void;
-}
 
 export interface ZdsDependencies {
   readonly clock: Clock;
@@ -17,6 +12,8 @@ export interface ZdsDependencies {
   /** Whether a peer may be a data plane of ours; a refusal is counted by the callee. */
   readonly admits: (peer: { readonly uid: number; readonly pid: number }) => boolean;
   readonly ackTimeoutMs: number;
+  /** A peer has sent what is no message, and is disconnected (count it: `meltemi_peer_malformed_total`). */
+  readonly onMalformed: () => void;
 }
 
 /** A data plane's connection, as /status shows it. */
@@ -32,8 +29,20 @@ export interface StreamStatus {
 export class ZdsServer {
   readonly #table = new WorkloadTable();
   readonly #streams = new Set<ZdsStream>();
+  #awaySinceMs: number;
 
-  constructor(private readonly dependencies: ZdsDependencies) {}
+  constructor(private readonly dependencies: ZdsDependencies) {
+    this.#awaySinceMs = dependencies.clock.monotonic();
+  }
+
+  /** For how long no data plane has been connected; 0 while there is one. */
+  get awayMs(): number {
+    return this.#greeted.length > 0 ? 0 : this.dependencies.clock.monotonic() - this.#awaySinceMs;
+  }
+
+  get #greeted(): readonly ZdsStream[] {
+    return [...this.#streams].filter((stream) => stream.greeted);
+  }
 
   /** Accepts until the signal aborts, then closes all connections. */
   async run(acceptor: PacketAcceptor, signal: AbortSignal): Promise<void> {
@@ -43,16 +52,16 @@ export class ZdsServer {
     };
     signal.addEventListener("abort", end, { once: true });
     const running = new Set<Promise<void>>();
-    while (!signal.aborted) {
-      const connection = await this.#accept(acceptor);
-      if (connection === null) break;
-      if (!this.dependencies.admits(connection.peer)) {
+    if (signal.aborted) end();
+    const { admits, clock, log } = this.dependencies;
+    await acceptPackets(acceptor, { clock, log, socket: "zds" }, (connection) => {
+      if (signal.aborted || !admits(connection.peer)) {
         connection.close();
-        continue;
+        return;
       }
       const served = this.#serve(connection).finally(() => running.delete(served));
       running.add(served);
-    }
+    });
     signal.removeEventListener("abort", end);
     end();
     await Promise.all(running);
@@ -98,7 +107,8 @@ export class ZdsServer {
     const error = this.#error(entry);
     if (error !== undefined)
       throw new MeltemiError("unavailable", `the data plane cannot serve the pod: ${error}`);
-    return this.#streams.size > 0 && [...this.#streams].every((stream) => stream.answer(entry) !== undefined);
+    const streams = this.#greeted;
+    return streams.length > 0 && streams.every((stream) => stream.answer(entry) !== undefined);
   }
 
   #error(entry: TableEntry): string | undefined {
@@ -130,20 +140,8 @@ export class ZdsServer {
     });
   }
 
-  async #accept(acceptor: PacketAcceptor): Promise<PacketPeer | null> {
-    for (;;) {
-      try {
-        return await acceptor.accept();
-      } catch (error) {
-        // Out of descriptors, for instance: the next attempt must not spin.
-        this.dependencies.log.error("zds accept failed", { error: messageOf(error) });
-        await this.dependencies.clock.sleep(1000);
-      }
-    }
-  }
-
   async #serve(connection: PacketPeer): Promise<void> {
-    const { clock, log, closeFd, ackTimeoutMs } = this.dependencies;
+    const { clock, log, closeFd, ackTimeoutMs, onMalformed } = this.dependencies;
     const stream = new ZdsStream(connection, {
       table: this.#table,
       clock,
@@ -156,9 +154,11 @@ export class ZdsServer {
       await stream.run();
       log.info("data plane disconnected", { pid: stream.pid });
     } catch (error) {
+      if (isMalformed(error)) onMalformed();
       log.warn("data plane disconnected", { pid: stream.pid, error: messageOf(error) });
     } finally {
       this.#streams.delete(stream);
+      if (stream.greeted && this.#greeted.length === 0) this.#awaySinceMs = clock.monotonic();
       this.#table.changed();
     }
   }

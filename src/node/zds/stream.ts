@@ -1,15 +1,8 @@
 import { MeltemiError } from "../../domain/error.js";
 import type { Clock } from "../../platform/clock.js";
+import { receivePacket, type PacketPeer } from "../packets.js";
 import { decodeAck, decodeHello, encodeRequest, maxPacketBytes, type Request } from "./messages.js";
 import type { TableEntry, WorkloadTable } from "./table.js";
-
-/** The addon's SOCK_SEQPACKET connection, as far as it is needed here. */
-export interface PacketPeer {
-  readonly peer: { readonly pid: number; readonly uid: number };
-  send(data: Buffer, fds: readonly number[]): Promise<void>;
-  receive(maxBytes: number): Promise<{ readonly data: Buffer; readonly fds: readonly number[] } | null>;
-  close(): void;
-}
 
 export interface StreamDependencies {
   readonly table: WorkloadTable;
@@ -35,6 +28,7 @@ interface Told {
  */
 export class ZdsStream {
   readonly #told = new Map<string, Told>();
+  #greeted = false;
   #live = false;
   #closed = false;
   #wake: (() => void) | undefined;
@@ -49,6 +43,11 @@ export class ZdsStream {
 
   get pid(): number {
     return this.connection.peer.pid;
+  }
+
+  /** True once it has said hello: a connection that has not is nobody to wait for. */
+  get greeted(): boolean {
+    return this.#greeted;
   }
 
   /** True once the data plane has acknowledged the whole snapshot. */
@@ -81,6 +80,7 @@ export class ZdsStream {
       const hello = await this.#answer();
       if (hello === null) return;
       decodeHello(hello);
+      this.#greeted = true;
       while (!this.#closed) {
         const step = this.#next();
         if (step === undefined) await this.#change();
@@ -158,7 +158,7 @@ export class ZdsStream {
   }
 
   async #read(): Promise<Buffer | null> {
-    const packet = await this.connection.receive(maxPacketBytes);
+    const packet = await receivePacket(this.connection, maxPacketBytes);
     if (packet === null) return null;
     for (const fd of packet.fds) this.dependencies.closeFd(fd);
     if (packet.fds.length > 0)

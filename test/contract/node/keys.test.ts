@@ -22,10 +22,12 @@ function start(options: { seals?: number; size?: number; admits?: boolean } = {}
     sizeBytes: (fd) => options.size ?? fstatSync(fd).size,
     closeFd: (fd) => native.closeFd(fd),
   });
+  const malformed = { count: 0 };
   const server = new KeyServer({
     safe,
     closeFd: (fd) => native.closeFd(fd),
     admits: () => options.admits ?? true,
+    onMalformed: () => (malformed.count += 1),
     clock: systemClock,
     log: new RecordingLogger(),
   });
@@ -61,7 +63,7 @@ function start(options: { seals?: number; size?: number; admits?: boolean } = {}
         return false;
       }
     }).length;
-  return { safe, ask, file, held };
+  return { safe, malformed, ask, file, held };
 }
 
 const deposit = Buffer.from(KeyRequest.encode({ payload: { $case: "deposit", value: {} } }).finish());

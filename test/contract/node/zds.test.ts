@@ -22,12 +22,14 @@ interface Options {
 function start(options: Options = {}) {
   const path = join(scratchDirectory(), "zds.sock");
   const log = new RecordingLogger();
+  const malformed = { count: 0 };
   const server = new ZdsServer({
     clock: systemClock,
     log,
     closeFd: (fd) => native.closeFd(fd),
     admits: options.admits ?? (() => true),
     ackTimeoutMs: options.ackTimeoutMs ?? 5_000,
+    onMalformed: () => (malformed.count += 1),
   });
   const end = new AbortController();
   const running = server.run(native.PacketListener.bind(path, 0o600), end.signal);
@@ -49,7 +51,7 @@ function start(options: Options = {}) {
     onTestFinished(() => dataPlane.close());
     return dataPlane;
   };
-  return { server, log, pod, connect };
+  return { server, log, malformed, pod, connect };
 }
 
 const namespaceDescriptors = (): number =>

@@ -62,7 +62,7 @@ export interface Core {
 }
 
 export async function startCore(
-  options: { directory?: string; verifyIntervalMs?: number } = {},
+  options: { directory?: string; verifyIntervalMs?: number; captureGraceMs?: number } = {},
 ): Promise<Core> {
   const directory = options.directory ?? (await mkdtemp(join(tmpdir(), "meltemi-node-")));
   const native = loadNative();
@@ -80,6 +80,7 @@ export async function startCore(
     closeFd: (fd) => native.closeFd(fd),
     admits: () => true,
     ackTimeoutMs: 5000,
+    onMalformed: () => undefined,
   });
   const pods = await assembleEnrolment(
     {
@@ -87,6 +88,8 @@ export async function startCore(
       cluster: "Kubernetes",
       recordPath: join(directory, "captured.json"),
       verifyIntervalMs: options.verifyIntervalMs ?? 200,
+      watchedIntervalMs: options.verifyIntervalMs ?? 200,
+      captureGraceMs: options.captureGraceMs ?? 5_000,
       drainTimeoutMs: 2000,
     },
     {
