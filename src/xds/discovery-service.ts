@@ -6,7 +6,7 @@ import type { Clock } from "../platform/clock.js";
 import type { Logger } from "../platform/logger.js";
 import type { DeltaStream, DiscoveryHub, SubscriptionInfo } from "./delta-stream.js";
 import type { DiscoveryMetrics } from "./discovery-metrics.js";
-import { grpcStatus } from "./grpc-status.js";
+import { toServiceError } from "../platform/grpc-status.js";
 import { isTypeUrl, type TypeUrl } from "./resource.js";
 import type { Acknowledgement, DeltaResponse } from "./subscription.js";
 import { discoveryClient, encodeResponse, maxRequestBytes, toDeltaRequest } from "./wire.js";
@@ -105,7 +105,7 @@ export class DiscoveryService {
 }
 
 function refuse(call: Call, error: unknown): void {
-  call.emit("error", grpcStatus(error));
+  call.emit("error", toServiceError(error));
 }
 
 class Connection {

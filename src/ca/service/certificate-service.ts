@@ -11,7 +11,7 @@ import type { Logger } from "../../platform/logger.js";
 import type { Authority, IssuedCertificate } from "../authority.js";
 import { readCertificateRequest } from "../csr.js";
 import type { CaCounters, NodeAuthenticator, PodsOnNode, RefusalReason } from "../ports.js";
-import { toServiceError } from "./grpc-status.js";
+import { toServiceError } from "../../platform/grpc-status.js";
 
 export interface CertificateServiceOptions {
   readonly authority: Authority;

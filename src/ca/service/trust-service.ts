@@ -7,7 +7,7 @@ import {
 } from "../../gen/meltemi/v1/trust.js";
 import type { Authority } from "../authority.js";
 import type { NodeAuthenticator } from "../ports.js";
-import { toServiceError } from "./grpc-status.js";
+import { toServiceError } from "../../platform/grpc-status.js";
 
 function encodeBundle(authority: Authority): TrustBundle {
   const bundle = authority.trustBundle();

@@ -1,6 +1,6 @@
-/** The gRPC status of an error, as istiod's CA uses them. */
+/** The gRPC status of an error. */
 import { status, type ServiceError, Metadata } from "@grpc/grpc-js";
-import { MeltemiError, messageOf, type ErrorCode } from "../../domain/error.js";
+import { MeltemiError, messageOf, type ErrorCode } from "../domain/error.js";
 
 const statusOf: Record<ErrorCode, status> = {
   bad_input: status.INVALID_ARGUMENT,
