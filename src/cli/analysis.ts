@@ -74,9 +74,7 @@ function countKinds(outcomes: readonly Decoded[]): KindCount[] {
 function locate(problem: Problem, objects: ReadonlyMap<string, Held>): Problem {
   const ref = problem.object;
   const held = ref && objects.get(objectKey(ref.kind, ref.namespace, ref.name));
-  return held
-    ? { ...problem, location: problem.path === "" ? held.location : held.locationOf(problem.path) }
-    : problem;
+  return held ? { ...problem, location: held.place.locationOf(problem.path) } : problem;
 }
 
 /**

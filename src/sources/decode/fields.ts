@@ -28,6 +28,9 @@ interface IntegerRange {
 
 export const portRange: IntegerRange = { min: 1, max: 65535 };
 
+/** Most objects have no annotations: one empty map serves them all. */
+const noStrings: ReadonlyMap<string, string> = new Map();
+
 /**
  * Reads the fields of one mapping, typed. What is wrong is reported with its path and read as absent,
  * so that reading goes on and finds the rest. As in Kubernetes, null is the same as absent.
@@ -149,13 +152,13 @@ export class Fields {
 
   /** A mapping of strings to strings, such as labels. */
   stringMap(key: string): ReadonlyMap<string, string> {
-    const map = new Map<string, string>();
     const value = this.raw(key);
-    if (value === undefined) return map;
+    if (value === undefined) return noStrings;
     if (!isMapping(value)) {
       this.report.error(this.at(key), { value, message: `must be a mapping, not ${kindOf(value)}` });
-      return map;
+      return noStrings;
     }
+    const map = new Map<string, string>();
     for (const [name, item] of Object.entries(value)) {
       const read = asString(item);
       if (typeof read === "string") map.set(name, read);

@@ -1,30 +1,83 @@
 import { decodeAll, type Decoded } from "./decode.js";
-import { parseChunk, splitChunks, type Chunk, type ParsedDocument } from "./documents.js";
+import { parseChunk, splitChunks, type ParsedDocument } from "./documents.js";
 import { Locator } from "./location.js";
 import type { DecodeOptions } from "./shared.js";
 
-/** One object of a text, its problems located. */
-export interface LocatedObject {
-  /** Line of the text, from 1, on which the object's document begins. */
-  readonly line: number;
+/** An object within its chunk: `line` from the chunk's beginning, from 0. */
+interface ChunkObject {
   readonly decoded: Decoded;
-  /** The part of the text that holds the object's document. */
+  readonly line: number;
+  /** The document's number in the chunk; undefined where it could not be read. */
+  readonly index: number | undefined;
+}
+
+/** A stretch of text and what it said, wherever in a file it stands. */
+class DecodedChunk {
   readonly text: string;
-  /** Line of the text, from 1, of one of the object's fields, or of the nearest that is there. */
-  readonly lineOf: (path: string) => number;
+  readonly objects: readonly ChunkObject[];
+  /** Only while several lines are asked for: what it parses is larger than all else that is known of the chunk. */
+  #locator: WeakRef<Locator> | undefined;
+
+  constructor(text: string, options: DecodeOptions) {
+    // A copy: a part of a text keeps the whole of it, and what is decoded is made of parts of this one.
+    this.text = Buffer.from(text).toString();
+    this.objects = parseChunk(this.text).flatMap((document): ChunkObject[] => {
+      if (!document.ok) return [unreadable(document)];
+      const { line, index } = document;
+      return decodeAll(document.value, options).map((decoded) => ({ decoded, line, index }));
+    });
+  }
+
+  /** Line from the chunk's beginning, from 0, of a field of one of its objects, or of the nearest that is there. */
+  lineOf({ line, index }: ChunkObject, path: string): number {
+    if (path === "" || index === undefined) return line;
+    let locator = this.#locator?.deref();
+    if (!locator) this.#locator = new WeakRef((locator = new Locator(this.text)));
+    return locator.line(index, path);
+  }
+}
+
+/** One object of a text, its problems located. */
+export class LocatedObject {
+  readonly decoded: Decoded;
+  readonly #file: string;
+  readonly #chunk: DecodedChunk;
+  readonly #object: ChunkObject;
+  readonly #linesBefore: number;
+
+  constructor(file: string, chunk: DecodedChunk, object: ChunkObject, linesBefore: number) {
+    this.#file = file;
+    this.#chunk = chunk;
+    this.#object = object;
+    this.#linesBefore = linesBefore;
+    const { decoded } = object;
+    const problems = decoded.problems.map((problem) => ({
+      ...problem,
+      location: this.locationOf(problem.path),
+    }));
+    this.decoded = problems.length === 0 ? decoded : { ...decoded, problems };
+  }
+
+  /** Line of the text, from 1, on which the object's document begins. */
+  get line(): number {
+    return this.#linesBefore + this.#object.line + 1;
+  }
+
+  /** The part of the text that holds the object's document. */
+  get text(): string {
+    return this.#chunk.text;
+  }
+
+  /** `file.yaml:17`, of one of the object's fields, or of the nearest that is there; of the object where the path is empty. */
+  locationOf(path: string): string {
+    return `${this.#file}:${this.#linesBefore + this.#chunk.lineOf(this.#object, path) + 1}`;
+  }
 }
 
 /** What a text said. Handed back to `decodeText` with the next version, only what changed is parsed anew. */
 export interface DecodedText {
   readonly objects: readonly LocatedObject[];
-  readonly chunks: ReadonlyMap<string, readonly ChunkObject[]>;
-}
-
-/** An object with lines relative to its chunk, from 0. */
-interface ChunkObject {
-  readonly line: number;
-  readonly decoded: Decoded;
-  readonly lineOf: (path: string) => number;
+  readonly chunks: ReadonlyMap<string, DecodedChunk>;
 }
 
 function unreadable(document: Extract<ParsedDocument, { ok: false }>): ChunkObject {
@@ -32,37 +85,14 @@ function unreadable(document: Extract<ParsedDocument, { ok: false }>): ChunkObje
   const hint = template ? "render it first, such as with `helm template`" : "correct the syntax";
   return {
     line: document.line,
+    index: undefined,
     decoded: {
       outcome: "refused",
       key: undefined,
       ref: undefined,
       problems: [{ severity: "error", path: "", message: document.message, hint }],
     },
-    lineOf: () => document.line,
   };
-}
-
-function decodeChunk(chunk: Chunk, options: DecodeOptions): ChunkObject[] {
-  const locator = new Locator(chunk.text);
-  return parseChunk(chunk.text).flatMap((document) => {
-    if (!document.ok) return [unreadable(document)];
-    // Taken out here: a function that named the document would keep its whole parsed value for as long as the object lives.
-    const { line, index, value } = document;
-    const lineOf = (path: string): number => (path === "" ? line : locator.line(index, path));
-    return decodeAll(value, options).map((decoded) => ({ line, decoded, lineOf }));
-  });
-}
-
-function located(object: ChunkObject, chunk: Chunk, file: string): LocatedObject {
-  const lineOf = (path: string): number => chunk.linesBefore + object.lineOf(path) + 1;
-  const line = chunk.linesBefore + object.line + 1;
-  if (object.decoded.problems.length === 0)
-    return { line, decoded: object.decoded, text: chunk.text, lineOf };
-  const problems = object.decoded.problems.map((problem) => ({
-    ...problem,
-    location: `${file}:${lineOf(problem.path)}`,
-  }));
-  return { line, decoded: { ...object.decoded, problems }, text: chunk.text, lineOf };
 }
 
 /**
@@ -75,12 +105,12 @@ export function decodeText(
   options: DecodeOptions,
   previous?: DecodedText,
 ): DecodedText {
-  const chunks = new Map<string, readonly ChunkObject[]>();
+  const chunks = new Map<string, DecodedChunk>();
   const objects: LocatedObject[] = [];
-  for (const chunk of splitChunks(text)) {
-    const known = chunks.get(chunk.text) ?? previous?.chunks.get(chunk.text) ?? decodeChunk(chunk, options);
-    chunks.set(chunk.text, known);
-    for (const object of known) objects.push(located(object, chunk, file));
+  for (const { text: part, linesBefore } of splitChunks(text)) {
+    const chunk = chunks.get(part) ?? previous?.chunks.get(part) ?? new DecodedChunk(part, options);
+    chunks.set(chunk.text, chunk);
+    for (const object of chunk.objects) objects.push(new LocatedObject(file, chunk, object, linesBefore));
   }
   return { objects, chunks };
 }

@@ -13,11 +13,11 @@ function duplicate(held: Held, inForce: Held): Problem {
   return {
     severity: same ? "warning" : "error",
     object: { apiVersion, kind: held.object.kind, namespace, name },
-    location: held.location,
+    location: held.place.locationOf(""),
     path: "",
     message: same
-      ? `is also in ${inForce.location}, the same`
-      : `is also in ${inForce.location}, which is in force`,
+      ? `is also in ${inForce.place.locationOf("")}, the same`
+      : `is also in ${inForce.place.locationOf("")}, which is in force`,
     hint: "remove one of them",
   };
 }

@@ -1,17 +1,12 @@
 import { objectKey, type ObjectKey } from "../../domain/ids.js";
 import type { MeshObject } from "../../domain/objects.js";
 import type { Problem } from "../../domain/problem.js";
-import { decodeText, type DecodedText } from "../decode/text.js";
+import { decodeText, type DecodedText, type LocatedObject } from "../decode/text.js";
 
 /** An object that a file holds now, and where. */
 export interface Held {
   readonly object: MeshObject;
-  /** `file.yaml:12`. */
-  readonly location: string;
-  /** The part of the file that holds its document. */
-  readonly text: string;
-  /** `file.yaml:17` of one of its fields. */
-  readonly locationOf: (path: string) => string;
+  readonly place: LocatedObject;
 }
 
 /** One version of one file: what it says, and what stays in force although it no longer says it well. */
@@ -49,13 +44,13 @@ export function readFileState(path: string, text: string, previous: FileState | 
   const refused = new Set<ObjectKey>();
   const problems: Problem[] = [];
   let unnamed = false;
-  for (const { line, decoded: object, text: part, lineOf } of decoded.objects) {
+  for (const place of decoded.objects) {
+    const { decoded: object } = place;
     problems.push(...object.problems);
     switch (object.outcome) {
       case "understood": {
         const key = keyOf(object.object);
-        const locationOf = (field: string): string => `${path}:${lineOf(field)}`;
-        const held = { object: object.object, location: `${path}:${line}`, text: part, locationOf };
+        const held = { object: object.object, place };
         if (good.has(key)) repeated.push({ key, held });
         else good.set(key, held);
         break;

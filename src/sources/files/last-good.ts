@@ -9,7 +9,7 @@ import { readFileState, type FileState } from "./file-state.js";
  * through. Each file has one of its own here, named by the hash of its path.
  */
 export class LastGoodFiles {
-  /** What is on disk, so that an unchanged file is not written again. */
+  /** Hashes of what is on disk, so that an unchanged file is not written again. */
   readonly #kept = new Map<string, string>();
 
   constructor(
@@ -24,17 +24,18 @@ export class LastGoodFiles {
     const bytes = await this.files.readIfPresent(this.#place(path));
     if (!bytes) return undefined;
     const text = bytes.toString("utf8");
-    this.#kept.set(path, text);
+    this.#kept.set(path, hashOf(text));
     return readFileState(path, text, undefined);
   }
 
   /** Keeps what of a file is in force, good now or before. @throws MeltemiError `system` */
   async keep(path: string, state: FileState): Promise<void> {
     const text = goodText(state);
-    if (this.#kept.get(path) === text) return;
+    const hash = hashOf(text);
+    if (this.#kept.get(path) === hash) return;
     await this.files.makeDirectory(this.directory, 0o700);
     await this.files.writeAtomic(this.#place(path), text);
-    this.#kept.set(path, text);
+    this.#kept.set(path, hash);
   }
 
   /** Forgets a file that was removed. @throws MeltemiError `system` */
@@ -56,14 +57,17 @@ export class LastGoodFiles {
   }
 
   #name(path: string): string {
-    const hash = createHash("sha256").update(`${resolve(this.root)}\0${path}`);
-    return `${hash.digest("hex")}.yaml`;
+    return `${hashOf(`${resolve(this.root)}\0${path}`)}.yaml`;
   }
+}
+
+function hashOf(text: string): string {
+  return createHash("sha256").update(text).digest("hex");
 }
 
 /** The documents of a file that hold its good objects and its last good ones, each once. */
 function goodText(state: FileState): string {
-  const parts = new Set([...state.good.values(), ...state.lastGood.values()].map(({ text }) => text));
+  const parts = new Set([...state.good.values(), ...state.lastGood.values()].map(({ place }) => place.text));
   return [...parts]
     .map((part) => (part.endsWith("\n") ? part : `${part}\n`))
     .map((part, index) => (index === 0 || part.startsWith("---") ? part : `---\n${part}`))
