@@ -1,7 +1,7 @@
 import { spawn } from "node:child_process";
 import { existsSync, readFileSync, statSync } from "node:fs";
 import { join } from "node:path";
-import { describe, expect, it } from "vitest";
+import { describe, expect, it, onTestFinished } from "vitest";
 import { eventually } from "../../test/helpers/eventually.js";
 import { scratchDirectory } from "../../test/helpers/scratch.js";
 import { systemClock } from "./clock.js";
@@ -73,12 +73,10 @@ describe("spawnDetached", () => {
 
 describe("stop", () => {
   it("lets a program end by itself", async () => {
-    const child = await start("trap 'exit 5' TERM; touch ready; while :; do sleep 0.01; done");
-    await eventually("the trap", () => child.signal("SIGCONT") && stateOf(child.identity.pid) !== undefined);
-    const exit = await child.stop(10_000);
-    expect([exit.code, exit.signal]).toSatisfy(
-      ([code, signal]: unknown[]) => code === 5 || signal === "SIGTERM",
-    );
+    const directory = scratchDirectory();
+    const child = await start("trap 'exit 5' TERM; touch ready; while :; do sleep 0.01; done", directory);
+    await eventually("the trap", () => existsSync(join(directory, "ready")));
+    expect(await child.stop(10_000)).toEqual({ code: 5, signal: null });
   });
 
   it("kills one that does not, with its descendants in other sessions too", async () => {
@@ -121,5 +119,32 @@ describe("adopt", () => {
     const child = spawn("true");
     await new Promise((resolve) => child.once("exit", resolve));
     expect(await processes.identify(child.pid!)).toBeUndefined();
+  });
+});
+
+describe("find", () => {
+  it("finds what runs our program file with these arguments, and nothing that only looks like it", async () => {
+    const mark = scratchDirectory();
+    const script = "setInterval(() => undefined, 1000)";
+    const children = [
+      spawn(process.execPath, ["-e", script, "--", "--run-dir", mark]),
+      // The arguments of it, of another program under the same name.
+      spawn("/bin/sleep", ["60", "--run-dir", mark], { argv0: process.execPath }),
+      // One argument that contains both, and the two in another order.
+      spawn(process.execPath, ["-e", script, "--", `--run-dir ${mark}`]),
+      spawn(process.execPath, ["-e", script, "--", mark, "--run-dir"]),
+    ];
+    onTestFinished(() => {
+      for (const child of children) child.kill("SIGKILL");
+    });
+    await eventually("all of them", async () =>
+      (await Promise.all(children.slice(2).map(({ pid }) => processes.identify(pid!)))).every(Boolean),
+    );
+    const found = await eventually("the first", async () => {
+      const now = await processes.find(process.execPath, ["--run-dir", mark]);
+      return now.length > 0 && now;
+    });
+    expect(found).toEqual([await processes.identify(children[0]!.pid!)]);
+    expect(await processes.find("/nonexistent", ["--run-dir", mark])).toEqual([]);
   });
 });

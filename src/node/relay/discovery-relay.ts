@@ -1,4 +1,4 @@
-import { messageOf, type MeltemiError } from "../../domain/error.js";
+import { MeltemiError, messageOf } from "../../domain/error.js";
 import { Node } from "../../gen/envoy/service/discovery/v3/ads.js";
 import type { Clock } from "../../platform/clock.js";
 import type { Logger } from "../../platform/logger.js";
@@ -207,7 +207,8 @@ export class DiscoveryRelay implements DiscoveryConsumer {
         negative: state.negative.length,
       });
     } catch (error) {
-      log.error("last good state not loaded", { error: messageOf(error) });
+      const hint = error instanceof MeltemiError ? error.hint : undefined;
+      log.error("last good state not loaded", { error: messageOf(error), hint });
     }
   }
 

@@ -1,4 +1,4 @@
-import { MeltemiError } from "../../domain/error.js";
+import { MeltemiError, messageOf } from "../../domain/error.js";
 import type { Clock } from "../../platform/clock.js";
 import type { Files } from "../../platform/files.js";
 import { RelayedResource } from "../../xds/relayed-resource.js";
@@ -47,29 +47,18 @@ export class LastGoodFile {
     private readonly path: string,
   ) {}
 
-  /** Undefined where there is none. Throws `bad_input` where it is not one: the node then starts without. */
+  /**
+   * Undefined where there is none. Throws `bad_input` where it is not one: the node then starts without, and the file is
+   * kept beside as `PATH.unreadable`, for whoever wants to know, until the next such.
+   */
   async load(): Promise<LastGood | undefined> {
     const bytes = await this.files.readIfPresent(this.path);
     if (bytes === undefined) return undefined;
-    let value: unknown;
     try {
-      value = JSON.parse(bytes.toString("utf8"));
+      return decode(bytes.toString("utf8"));
     } catch (cause) {
-      throw this.#unreadable(cause);
+      throw await this.#setAside(bytes, cause);
     }
-    if (!isFileShape(value)) throw this.#unreadable();
-    const parse =
-      (type: typeof addressType | typeof authorizationType) =>
-      (text: string): RelayedResource =>
-        RelayedResource.parse(type, Buffer.from(text, "base64"));
-    return {
-      resources: [
-        ...value.authorizations.map(parse(authorizationType)),
-        ...value.addresses.map(parse(addressType)),
-      ],
-      negative: value.negative,
-      savedAtMs: value.saved_at_ms,
-    };
   }
 
   async save(resources: Iterable<RelayedResource>, negative: Iterable<string>): Promise<void> {
@@ -90,10 +79,37 @@ export class LastGoodFile {
     await this.files.writeAtomic(this.path, JSON.stringify(content));
   }
 
-  #unreadable(cause?: unknown): MeltemiError {
-    return new MeltemiError("bad_input", `${this.path} is not a last good state`, {
-      hint: "the node starts without it; remove the file to silence this",
+  async #setAside(bytes: Buffer, cause: unknown): Promise<MeltemiError> {
+    const aside = `${this.path}.unreadable`;
+    let hint = `the node starts without it; it is kept as ${aside}`;
+    try {
+      await this.files.writeAtomic(aside, bytes);
+      await this.files.remove(this.path);
+    } catch (error) {
+      hint = `the node starts without it; it could not be set aside: ${messageOf(error)}`;
+    }
+    return new MeltemiError("bad_input", `${this.path} is not a last good state: ${messageOf(cause)}`, {
+      hint,
       cause,
     });
   }
+}
+
+/** Throws where the text is not one in every part: half of a state is none. */
+function decode(text: string): LastGood {
+  const value: unknown = JSON.parse(text);
+  if (!isFileShape(value))
+    throw new MeltemiError("bad_input", "it has another shape, or is of another version");
+  const parse =
+    (type: typeof addressType | typeof authorizationType) =>
+    (encoded: string): RelayedResource =>
+      RelayedResource.parse(type, Buffer.from(encoded, "base64"));
+  return {
+    resources: [
+      ...value.authorizations.map(parse(authorizationType)),
+      ...value.addresses.map(parse(addressType)),
+    ],
+    negative: value.negative,
+    savedAtMs: value.saved_at_ms,
+  };
 }

@@ -146,3 +146,56 @@ describe("inside a namespace", () => {
     });
   });
 });
+
+describe("NetnsWatch", () => {
+  const watching = `
+    const watch = await native.NetnsWatch.open(ns.fd);
+    /** Whether something is told within a time that is long for the kernel and short for a person. */
+    const told = (promise) => Promise.race([promise, new Promise((resolve) => setTimeout(resolve, 200, "nothing"))]);
+  `;
+
+  it("tells of addresses, links, routes, policy rules and nftables, one change after the other", async () => {
+    const { seen } = await inSandbox(`${watching}
+      const seen = {};
+      let next = watch.next();
+      for (const [what, command] of Object.entries({
+        address: "ip -n pod address add 10.9.0.8/24 dev eth0",
+        link: "ip -n pod link add d0 type veth",
+        route: "ip -n pod route add 10.77.0.0/16 dev eth0",
+        rule: "ip -n pod rule add fwmark 1 lookup 77",
+        nftables: "ip netns exec pod nft add table inet t",
+      })) {
+        sh(command);
+        seen[what] = await next;
+        // What one command does may be told in several parts.
+        for (next = watch.next(); (await told(next)) !== "nothing"; next = watch.next());
+      }
+      done({ seen });
+      process.exit(0);`);
+    expect(seen).toEqual({ address: true, link: true, route: true, rule: true, nftables: true });
+  });
+
+  it("tells nothing of other namespaces", async () => {
+    const { elsewhere, here } = await inSandbox(`${watching}
+      const next = watch.next();
+      sh("ip link add d1 type veth && nft add table inet elsewhere");
+      const elsewhere = await told(next);
+      sh("ip -n pod link add d0 type veth");
+      done({ elsewhere, here: await next });
+      process.exit(0);`);
+    expect([elsewhere, here]).toEqual(["nothing", true]);
+  });
+
+  it("resolves false when closed, pending and later, and again", async () => {
+    const { pending, later } = await inSandbox(`${watching}
+      const next = watch.next();
+      watch.close();
+      watch.close();
+      done({ pending: await next, later: await watch.next() });`);
+    expect([pending, later]).toEqual([false, false]);
+  });
+
+  it("names what is not a namespace", async () => {
+    await expect(native.NetnsWatch.open(1 << 20)).rejects.toThrow(/EBADF/);
+  });
+});

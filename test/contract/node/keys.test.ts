@@ -121,11 +121,29 @@ describe("the agent's side of keys.sock", () => {
     ["bytes that are no request", Buffer.from([0xff, 0xff]), 0, /cannot be decoded/],
     ["a request for nothing", Buffer.from([0x1a, 0x00]), 0, /asks for nothing/],
   ])("answers %s with an error and keeps no descriptor", async (_what, data, descriptors, reason) => {
-    const { ask, file, held, safe } = start();
+    const { ask, file, held, malformed, safe } = start();
     const fds = ["x", "y"].slice(0, descriptors).map(file);
     expect((await ask(data, fds))?.error).toMatch(reason);
+    expect(malformed.count).toBe(1);
     expect(safe.holds).toBe(false);
     await eventually("descriptors to be closed", () => held("x") === Math.min(1, descriptors));
+  });
+
+  it.each<[string, Buffer, number]>([
+    ["a packet larger than a request can be", Buffer.alloc(4096, 1), 0],
+    ["more descriptors than are accepted", deposit, 16],
+  ])("ends a connection that sends %s, keeps none, and counts it", async (_what, data, descriptors) => {
+    const { ask, file, held, malformed, safe } = start();
+    expect(await ask(deposit, [file("good")])).toMatchObject({ error: "" });
+    const flood = file("flood");
+    const answer = await ask(
+      data,
+      Array.from({ length: descriptors }, () => flood),
+    );
+    expect(answer?.found ?? false).toBe(false);
+    await eventually("the count", () => malformed.count === 1);
+    await eventually("descriptors to be closed", () => held("flood") === 1);
+    expect(safe.holds).toBe(true);
   });
 
   it("closes the connection of a peer that is not the data plane", async () => {

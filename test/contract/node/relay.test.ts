@@ -1,4 +1,5 @@
 import { credentials, Metadata, Server, ServerCredentials } from "@grpc/grpc-js";
+import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { Registry } from "prom-client";
 import { describe, expect, it, onTestFinished } from "vitest";
@@ -187,6 +188,27 @@ describe("the discovery relay", () => {
     const again = await controlPlane(upstream.port);
     again.apply(...apply(pod("default", "new", "10.0.0.4", {}, { nodeName: "n2" })));
     await hears(client, "added", "Kubernetes//Pod/default/new");
+  });
+
+  it.each([
+    ["is no JSON", "{"],
+    ["is of another version", '{"version":2}'],
+    [
+      "has a resource that cannot be decoded",
+      JSON.stringify({ version: 1, saved_at_ms: 1, addresses: ["/w=="], authorizations: [], negative: [] }),
+    ],
+  ])("sets aside a last good state that %s, says so, and starts without", async (_what, text) => {
+    const directory = scratchDirectory();
+    writeFileSync(join(directory, "last-good.json"), text);
+    const { log, dataPlane, saved } = await startRelay((await controlPlane()).port, directory);
+    const client = dataPlane();
+    open(client, [remote]);
+    await eventually("the answer", () => client.responses.flatMap(namesOf).includes(remote));
+    expect(readFileSync(join(directory, "last-good.json.unreadable"), "utf8")).toBe(text);
+    expect(log.records.find(({ message }) => message === "last good state not loaded")).toMatchObject({
+      fields: { hint: expect.stringMatching(/last-good\.json\.unreadable/) as string },
+    });
+    expect((await eventually("the next", saved)).addresses).not.toEqual([]);
   });
 
   it("does not take back what a data plane holds while the agent does not know it yet", async () => {

@@ -51,7 +51,7 @@ function start(options: Options = {}) {
     onTestFinished(() => dataPlane.close());
     return dataPlane;
   };
-  return { server, log, malformed, pod, connect };
+  return { server, log, malformed, path, pod, connect };
 }
 
 const namespaceDescriptors = (): number =>
@@ -169,6 +169,42 @@ describe("the agent's side of zds.sock", () => {
     await server.serve(pod("b"), never);
     expect([...good.serving].sort()).toEqual(["a", "b"]);
     await eventually("no descriptor to be kept", () => namespaceDescriptors() === before);
+  });
+
+  it("does not wait for a connection that says no hello", async () => {
+    const { server, pod, path, connect } = start();
+    const mute = await native.PacketConnection.connect(path);
+    onTestFinished(() => mute.close());
+    await eventually("both", () => server.streams.length === 1);
+    expect(server.awayMs).toBeGreaterThan(0);
+    await connect();
+    await server.serve(pod("a"), never);
+    expect(server.awayMs).toBe(0);
+  });
+
+  it.each<[string, Buffer, number]>([
+    ["garbage", Buffer.from([0xff, 0xff, 0xff]), 0],
+    ["a truncated hello", Buffer.from([0x0a, 0x7f, 0x01]), 0],
+    ["an oversized packet", Buffer.alloc(1 << 16, 8), 0],
+    ["a flood of descriptors", Buffer.from([0x08, 0x01]), 16],
+  ])("disconnects a peer that sends %s, counts it, and serves on", async (_what, data, descriptors) => {
+    const { server, malformed, log, pod, path, connect } = start();
+    const dataPlane = await connect();
+    const before = namespaceDescriptors();
+    const hostile = await native.PacketConnection.connect(path);
+    onTestFinished(() => hostile.close());
+    await hostile
+      .send(
+        data,
+        Array.from({ length: descriptors }, () => pod("x").netnsFd),
+      )
+      .catch(() => undefined);
+    expect(await hostile.receive(1024).catch(() => null)).toBeNull();
+    await eventually("the count", () => malformed.count === 1);
+    expect(log.messages).toContain("data plane disconnected");
+    expect(namespaceDescriptors()).toBe(before);
+    await server.serve(pod("a"), never);
+    expect([...dataPlane.serving]).toEqual(["a"]);
   });
 
   it("tells nothing to a peer that is not admitted", async () => {
