@@ -14,6 +14,7 @@ mod failure;
 mod harden;
 mod key;
 mod sealed;
+mod standing;
 mod store;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
@@ -29,6 +30,7 @@ pub use facts::peer_identity;
 pub use failure::HandshakeFailure;
 pub use harden::{HardenError, harden_process};
 pub use sealed::{KeyKeeper, SealedError};
+pub use standing::Standing;
 pub use store::{
     CertificateInfo, CertificateState, CertificateStore, CertificateView, RootInfo, Served, StoreOptions,
 };

@@ -134,6 +134,15 @@ impl Trust {
         self.generation.subscribe()
     }
 
+    /// Grows with each change of the set of roots.
+    pub fn generation(&self) -> u64 {
+        *self.generation.borrow()
+    }
+
+    pub(crate) fn now(&self) -> SystemTime {
+        self.clock.now()
+    }
+
     /// Puts another set in force; true if it differs from the one before. An empty set is ignored: an answer
     /// without roots is refused before, and trust is never lost by accident.
     pub(crate) fn replace(&self, roots: RootSet) -> bool {

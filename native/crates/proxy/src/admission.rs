@@ -8,6 +8,10 @@ use std::sync::Arc;
 const HANDSHAKES: usize = 1024;
 /// Of these, from one source address: one client cannot keep the others out.
 const HANDSHAKES_PER_SOURCE: usize = 128;
+/// Tunnels to one pod; each may carry a hundred connections.
+const TUNNELS: usize = 4096;
+/// Of these, from one source address.
+const TUNNELS_PER_SOURCE: usize = 512;
 
 /// Counts by source address, with a bound for each and for all.
 #[derive(Debug)]
@@ -33,6 +37,10 @@ pub(crate) struct Admitted {
 impl Admission {
     pub(crate) fn handshakes() -> Arc<Self> {
         Self::new(HANDSHAKES, HANDSHAKES_PER_SOURCE)
+    }
+
+    pub(crate) fn tunnels() -> Arc<Self> {
+        Self::new(TUNNELS, TUNNELS_PER_SOURCE)
     }
 
     pub(crate) fn new(bound: usize, bound_per_source: usize) -> Arc<Self> {

@@ -2,18 +2,14 @@
 //!
 //! A connection is entered here before it is judged, so that a change at the same moment is seen either
 //! by the judgement or by the re-check.
-use meltemi_identity::Trust;
+use meltemi_identity::{Standing, Trust};
 use meltemi_policy::{ConnectionFacts, Decision, DenyReason};
 use meltemi_state::{Mesh, Workload};
 use meltemi_telemetry::Reason;
 use parking_lot::Mutex;
-use rustls::pki_types::CertificateDer;
 use std::collections::HashMap;
 use std::sync::Arc;
 use tokio::sync::{Notify, oneshot};
-
-/// The certificates that a peer proved itself with, the leaf first.
-pub(crate) type PeerChain = Arc<[CertificateDer<'static>]>;
 
 /// Why a connection is ended from here.
 #[derive(Debug, Clone)]
@@ -42,7 +38,8 @@ pub(crate) struct Judged {
 struct Entry {
     pod: Arc<str>,
     judged: Option<Judged>,
-    chain: Option<PeerChain>,
+    /// How the peer proved itself.
+    peer: Option<Arc<Standing>>,
     close: oneshot::Sender<Closed>,
 }
 
@@ -86,10 +83,10 @@ impl Connections {
         id: u64,
         pod: &Arc<str>,
         judged: Option<Judged>,
-        chain: Option<PeerChain>,
+        peer: Option<Arc<Standing>>,
     ) -> Tracked {
         let (close, closed) = oneshot::channel();
-        let entry = Entry { pod: pod.clone(), judged, chain, close };
+        let entry = Entry { pod: pod.clone(), judged, peer, close };
         self.table.lock().insert(id, entry);
         Tracked { id, connections: self.clone(), closed }
     }
@@ -137,8 +134,8 @@ impl Connections {
     /// Ends the connections whose peer's certificates lead to no root that is trusted now.
     fn recheck_trust(&self, trust: &Trust) {
         self.close_where(|entry| {
-            let chain = entry.chain.as_ref()?;
-            (!trust.still_trusted(chain)).then(|| {
+            let peer = entry.peer.as_ref()?;
+            (!trust.still_trusted(peer.chain())).then(|| {
                 Closed::because(
                     Reason::TrustChanged,
                     "the peer's certificate leads to no root that is still trusted",

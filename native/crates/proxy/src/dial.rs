@@ -1,8 +1,7 @@
 //! Opens the mutual TLS that a pod's tunnels run on.
-use crate::connections::PeerChain;
 use crate::node::Node;
 use meltemi_capture::{CaptureError, PodNetns, Upstream, UpstreamKind};
-use meltemi_identity::{HandshakeFailure, server_name};
+use meltemi_identity::{HandshakeFailure, PeerRole, Standing, server_name};
 use meltemi_telemetry::Reason;
 use meltemi_tunnel::{ALPN_H2, ConnectFailure, ConnectFailureKind, Connector, PoolKey};
 use meltemi_types::Identity;
@@ -24,9 +23,9 @@ pub(crate) struct Dialer {
 
 impl Connector for Dialer {
     type Io = TlsStream<TcpStream>;
-    type Peer = PeerChain;
+    type Peer = Arc<Standing>;
 
-    async fn connect(&self, key: &PoolKey) -> Result<(Self::Io, PeerChain), ConnectFailure> {
+    async fn connect(&self, key: &PoolKey) -> Result<(Self::Io, Self::Peer), ConnectFailure> {
         let settings = &self.node.settings;
         let failure = ConnectFailure::new;
         let expected = key
@@ -55,6 +54,8 @@ impl Connector for Dialer {
             };
             failure(kind, e.to_string())
         })?;
+        // Before the handshake: roots that change during it are asked again when the tunnel is used.
+        let generation = self.node.certificates.trust().generation();
         let handshake = TlsConnector::from(config).connect(server_name(), tcp);
         let tls = tokio::time::timeout(settings.handshake_timeout, handshake).await;
         let mut tls = tls
@@ -77,8 +78,10 @@ impl Connector for Dialer {
             return Err(failure(ConnectFailureKind::Tls, format!("{} speaks no h2", key.address)));
         }
         session.set_buffer_limit(Some(TLS_BUFFER_BYTES));
-        let chain = session.peer_certificates().unwrap_or_default().into();
-        Ok((tls, chain))
+        let chain = session.peer_certificates().unwrap_or_default();
+        let standing = Standing::new(chain, PeerRole::Server, generation)
+            .map_err(|error| failure(ConnectFailureKind::Tls, error.to_string()))?;
+        Ok((tls, Arc::new(standing)))
     }
 }
 

@@ -1,7 +1,8 @@
 //! Why a connection was not carried.
+use crate::pod::Pod;
 use meltemi_capture::CaptureError;
 use meltemi_state::{ResolveError, SelectError};
-use meltemi_telemetry::Reason;
+use meltemi_telemetry::{ConnectionRecord, Reason};
 use meltemi_tunnel::{Cause, ConnectFailureKind, OpenError, RelayEnd};
 use std::sync::Arc;
 
@@ -80,12 +81,23 @@ impl From<OpenError> for Failure {
     }
 }
 
-/// How a relay ended otherwise than in order.
-pub(crate) fn of_relay(end: &RelayEnd, first: &str, second: &str) -> Option<Failure> {
-    let told = |side: &str, cause: &Cause| Failure::new(Reason::Reset, format!("{side}: {cause}"));
+/// Tells a connection's record how its relay ended, if it was otherwise than in order.
+pub(crate) fn relay_ended(
+    pod: &Pod,
+    record: &mut ConnectionRecord,
+    end: &RelayEnd,
+    first: &str,
+    second: &str,
+) {
+    let told = |side: &str, cause: &Cause| format!("{side}: {cause}");
     match end {
-        RelayEnd::Finished => None,
-        RelayEnd::FirstReset(cause) => Some(told(first, cause)),
-        RelayEnd::SecondReset(cause) => Some(told(second, cause)),
+        RelayEnd::Finished => {}
+        RelayEnd::FirstReset(cause) => record.fail(Reason::Reset, told(first, cause)),
+        RelayEnd::SecondReset(cause) => record.fail(Reason::Reset, told(second, cause)),
+        RelayEnd::Overloaded => {
+            pod.node.telemetry.metrics().connection_shed("memory");
+            let error = "an application did not read, and this node holds too much for such";
+            record.fail(Reason::Reset, error);
+        }
     }
 }

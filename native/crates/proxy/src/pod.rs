@@ -45,6 +45,9 @@ pub(crate) struct Pod {
     pub(crate) netns: PodNetns,
     pub(crate) pool: Pool<Dialer>,
     pub(crate) handshakes: Arc<Admission>,
+    pub(crate) tunnels: Arc<Admission>,
+    /// Places for connections inside tunnels to this pod.
+    pub(crate) streams: Arc<Semaphore>,
     pub(crate) tasks: TaskTracker,
     /// Nothing new is accepted; tunnels are told to go away.
     pub(crate) drain: CancellationToken,
@@ -87,6 +90,8 @@ impl Pod {
             netns,
             pool,
             handshakes: Admission::handshakes(),
+            tunnels: Admission::tunnels(),
+            streams: Arc::new(Semaphore::new(CONNECTIONS)),
             tasks: TaskTracker::new(),
             present_tunnels: Mutex::new(drain.child_token()),
             drain,
@@ -110,6 +115,8 @@ impl Pod {
         let pod = self.clone();
         let places = Arc::new(Semaphore::new(CONNECTIONS));
         self.listeners.spawn(async move {
+            // Said once, not at every attempt.
+            let mut scarce = false;
             loop {
                 let accepted = tokio::select! {
                     accepted = listener.accept() => accepted,
@@ -117,8 +124,11 @@ impl Pod {
                 };
                 match accepted {
                     Ok((tcp, peer)) => {
+                        scarce = false;
                         let Ok(place) = places.clone().try_acquire_owned() else {
-                            tracing::warn!(pod = %pod.info.uid, "connection refused: the pod has too many");
+                            // Counted; not at a level that lets any client fill the log.
+                            tracing::debug!(pod = %pod.info.uid, "connection refused: the pod has too many");
+                            pod.node.telemetry.metrics().connection_shed("pod_full");
                             meltemi_capture::reset_on_close(&tcp);
                             continue;
                         };
@@ -128,9 +138,20 @@ impl Pod {
                             drop(place);
                         });
                     }
+                    // The client is gone already: nobody else is to wait for that.
+                    Err(error) if !is_scarcity(&error) => {
+                        tracing::debug!(%error, pod = %pod.info.uid, "connection lost before it was accepted");
+                    }
                     Err(error) => {
-                        tracing::warn!(%error, pod = %pod.info.uid, "accept failed");
-                        tokio::time::sleep(ACCEPT_PAUSE).await;
+                        if !scarce {
+                            tracing::warn!(%error, pod = %pod.info.uid, "cannot accept connections");
+                        }
+                        scarce = true;
+                        pod.node.telemetry.metrics().accept_failure();
+                        tokio::select! {
+                            () = tokio::time::sleep(ACCEPT_PAUSE) => {}
+                            () = pod.drain.cancelled() => return,
+                        }
                     }
                 }
             }
@@ -208,8 +229,16 @@ impl Pod {
         let closed = Closed::because(self.stopped(), "the pod is no longer served");
         self.node.connections.close_pod(&self.info.uid, &closed);
         self.kill.cancel();
+        // Of those that were just begun: entered before this they are closed here, after it they see `kill`.
+        self.node.connections.close_pod(&self.info.uid, &closed);
         self.tasks.wait().await;
     }
+}
+
+/// Descriptors or memory are short: trying at once would fail again.
+fn is_scarcity(error: &std::io::Error) -> bool {
+    use nix::libc::{EMFILE, ENFILE, ENOBUFS, ENOMEM};
+    matches!(error.raw_os_error(), Some(EMFILE | ENFILE | ENOBUFS | ENOMEM))
 }
 
 /// Keeps the pod's tunnels in step with what is known: ends those to peers that are no longer trusted
@@ -237,8 +266,8 @@ async fn follow(pod: std::sync::Weak<Pod>, kill: CancellationToken) {
             }
             serial = Some(current);
         }
-        pod.pool.retain(|key, chain| {
-            (trusted || node.certificates.trust().still_trusted(chain)) && !recycled(&node, key)
+        pod.pool.retain(|key, peer| {
+            (trusted || node.certificates.trust().still_trusted(peer.chain())) && !recycled(&node, key)
         });
     }
 }

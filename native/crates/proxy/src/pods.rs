@@ -29,7 +29,8 @@ impl Pods {
     /// if it differs, a new beginning.
     ///
     /// # Errors
-    /// What is wrong with the pod, or kept it from being served. What was served before still is.
+    /// What is wrong with the pod, or kept it from being served. What was served before still is, except
+    /// where it differs and its listeners could not be opened anew: then the pod is not served.
     pub(crate) async fn add(&self, info: PodInfo, namespace: OwnedFd) -> Result<(), String> {
         let trust_domain = &self.node.settings.trust_domain;
         let identity = Identity::new(trust_domain, &info.namespace, &info.service_account)

@@ -111,6 +111,121 @@ fn a_tunnel_leads_only_to_its_own_pod() {
 }
 
 #[test]
+fn a_tunnel_opened_under_an_old_root_carries_nothing_new() {
+    sandbox::run("a_tunnel_opened_under_an_old_root_carries_nothing_new", || async {
+        let late = PodSpec { node: "n2", ..spec("c", 5, true, Vec::new()) };
+        let world = World::make(vec![spec("b", 3, true, Vec::new()), late, spec("w", 4, false, Vec::new())]);
+        let n1 = world.proxy("n1").await;
+        let (b, c, w) = (world.pod("b"), world.pod("c"), world.pod("w"));
+        let _application = b.listen(8080);
+        let tunnel = Peer::new(&world.ca, "cluster.local", "d").tunnel(w, b).await;
+        connect(&tunnel, b.at(8080)).await.unwrap();
+        // Another identity's certificate brings the news; b's own is not replaced.
+        let second = world.ca.add_root();
+        world.ca.set_roots(second, &[second]);
+        n1.session.add(&c.spec.uid(), "c", "c", &c.file()).await.unwrap();
+        soon("certificate", async {
+            while n1
+                .get("/certificates")
+                .await
+                .as_array()
+                .unwrap()
+                .iter()
+                .filter(|c| c["state"] == "valid")
+                .count()
+                < 2
+            {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+        assert_eq!(refusal(connect(&tunnel, b.at(8080)).await), (401, "trust_changed".to_owned()));
+        n1.record("refusal", |r| r["reason"] == "trust_changed").await;
+    });
+}
+
+#[test]
+fn headers_forge_no_address() {
+    sandbox::run("headers_forge_no_address", || async {
+        let world = World::make(vec![spec("b", 3, true, Vec::new()), spec("w", 4, false, Vec::new())]);
+        let n1 = world.proxy("n1").await;
+        let (b, w) = (world.pod("b"), world.pod("w"));
+        let application = b.listen(8080);
+        let tunnel = Peer::new(&world.ca, "cluster.local", "d").tunnel(w, b).await;
+        for (client, port) in [("10.77.0.99:4000", None), ("10.77.0.4:4000", Some(4000)), ("garbage", None)] {
+            let request = OpenRequest {
+                authority: b.at(8080).to_string(),
+                baggage: None,
+                forwarded: Some(http::HeaderValue::from_str(&format!("for=\"{client}\"")).unwrap()),
+                trace: TraceParent::new(),
+            };
+            let stream = soon("answer", tunnel.open(&request, &Limits::default())).await.unwrap();
+            let (_, seen) = soon("accept", application.accept()).await.unwrap();
+            assert_eq!(seen.ip(), w.spec.ip, "{client}");
+            let before = n1.records().len();
+            drop(stream);
+            soon("record", async {
+                while n1.records().len() == before {
+                    tokio::task::yield_now().await;
+                }
+            })
+            .await;
+            let recorded: SocketAddr = n1.records()[before]["src_addr"].as_str().unwrap().parse().unwrap();
+            assert_eq!(recorded.ip(), w.spec.ip, "{client}");
+            assert!(
+                port.is_none_or(|port| recorded.port() == port)
+                    && (port.is_some() || recorded.port() != 4000)
+            );
+        }
+    });
+}
+
+#[test]
+fn without_descriptors_connections_wait_and_then_pass() {
+    sandbox::run("without_descriptors_connections_wait_and_then_pass", || async {
+        let world = World::make(vec![spec("b", 3, true, Vec::new()), spec("w", 4, false, Vec::new())]);
+        let n1 = world.proxy("n1").await;
+        let (b, w) = (world.pod("b"), world.pod("w"));
+        let application = b.listen(8080);
+        tokio::spawn(async move {
+            let mut kept = Vec::new();
+            while let Ok((mut socket, _)) = application.accept().await {
+                let _ = socket.write_all(b"k").await;
+                kept.push(socket);
+            }
+        });
+        sandbox::shell(&format!("prlimit --pid {} --nofile=80:80", n1.child.id()));
+        let mut held = Vec::new();
+        for _ in 0..200 {
+            held.push(w.connect(b.at(8080)).await.unwrap());
+        }
+        // Some are carried, the others are refused or wait to be accepted.
+        let mut first = held.remove(0);
+        assert_eq!(soon("byte", first.read_u8()).await.unwrap(), b'k');
+        soon("scarcity", async {
+            while std::fs::read_dir(format!("/proc/{}/fd", n1.child.id())).unwrap().count() < 79 {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+        drop((held, first));
+        soon("recovery", async {
+            loop {
+                let mut stream = w.connect(b.at(8080)).await.unwrap();
+                if stream.read_u8().await.is_ok() {
+                    return;
+                }
+            }
+        })
+        .await;
+        let metrics = n1.get("/metrics").await.as_str().unwrap().to_owned();
+        let failures =
+            metrics.lines().find(|line| line.starts_with("meltemi_accept_failures_total ")).unwrap();
+        assert!(!failures.ends_with(" 0"), "{failures}");
+    });
+}
+
+#[test]
 fn other_trust_domains_and_other_roots_are_refused() {
     sandbox::run("other_trust_domains_and_other_roots_are_refused", || async {
         let world = World::make(vec![spec("b", 3, true, Vec::new()), spec("w", 4, false, Vec::new())]);

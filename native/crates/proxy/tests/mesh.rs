@@ -2,7 +2,7 @@
 mod support;
 use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddr};
-use support::objects::{PodSpec, deny_account, service, strict};
+use support::objects::{PodSpec, deny_account, passthrough_service, service, strict};
 use support::sandbox;
 use support::soon;
 use support::world::{Pod, Proxy, World};
@@ -91,6 +91,7 @@ fn a_connection_is_carried_with_identity_and_address() {
         let inbound = n2.record("inbound record", |r| r["direction"] == "inbound").await;
         assert_eq!(inbound["src_identity"], "spiffe://cluster.local/ns/default/sa/a");
         assert_eq!(inbound["dst_hbone_addr"], "10.77.0.3:8080");
+        assert_eq!(inbound["src_addr"], out["src_addr"], "the records of both ends cannot be matched");
         assert_eq!(n1.records().len(), 1);
         assert_eq!(n2.records().len(), 1);
     });
@@ -266,6 +267,33 @@ fn the_data_plane_itself_cannot_be_dialled() {
         }
         n2.record("loop", |r| r["reason"] == "loop").await;
         n1.record("bad request", |r| r["reason"] == "peer_bad_request").await;
+    });
+}
+
+#[test]
+fn a_service_at_a_pods_address_makes_nothing_plaintext() {
+    sandbox::run("a_service_at_a_pods_address_makes_nothing_plaintext", || async {
+        let mut specs = three();
+        specs[1].policies = vec!["istio_converted_static_strict"];
+        let world = World::make(specs);
+        world.control.put(strict());
+        let (a, b) = (world.pod("a"), world.pod("b"));
+        world.control.put(passthrough_service("mine.example", b.spec.ip, 8080));
+        let (n1, _n2) = both(&world).await;
+        echo(b, 8080);
+        // Told of the workload as well, as one is told of what services have for endpoints.
+        let endpoint = service("all.default.svc.cluster.local", Ipv4Addr::new(10, 96, 0, 7), 80, 8080);
+        world.control.put(endpoint);
+        let mut known = b.spec.clone();
+        known.services = vec![("all.default.svc.cluster.local", 80, 8080)];
+        world.control.put(known.object());
+        let mut stream = a.connect(SocketAddr::from(([10, 96, 0, 7], 80))).await.unwrap();
+        greeting(&mut stream).await.unwrap();
+        let mut stream = a.connect(b.at(8080)).await.unwrap();
+        assert_eq!(greeting(&mut stream).await.unwrap(), "10.77.0.2");
+        drop(stream);
+        let record = n1.record("record", |r| r["dst_addr"] == "10.77.0.3:8080").await;
+        assert_eq!(record["protocol"], "hbone");
     });
 }
 

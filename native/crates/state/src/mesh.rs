@@ -156,6 +156,13 @@ impl Mesh {
         }
     }
 
+    /// The workload that has an address, whatever services claim it.
+    pub fn workload_at(&self, address: &NetworkAddress) -> Option<Arc<Workload>> {
+        let workload = self.store.read().workload_at(address).cloned()?;
+        self.touch(&workload.last_used);
+        Some(workload)
+    }
+
     pub fn workload(&self, uid: &WorkloadUid) -> Option<Arc<Workload>> {
         let workload = self.store.read().workloads.get(uid).cloned()?;
         self.touch(&workload.last_used);

@@ -65,6 +65,8 @@ pub struct Metrics {
     policy_matches: Family<PolicyLabel, Counter>,
     policies_shown: Mutex<HashSet<PolicyLabel>>,
     access_records_dropped: Counter,
+    accept_failures: Counter,
+    connections_shed: Family<ReasonLabel, Counter>,
 }
 
 impl Metrics {
@@ -91,6 +93,8 @@ impl Metrics {
             policy_matches: Family::default(),
             policies_shown: Mutex::default(),
             access_records_dropped: Counter::<u64, AtomicU64>::default(),
+            accept_failures: Counter::default(),
+            connections_shed: Family::default(),
         };
         registry.register(
             "meltemi_peer_refused",
@@ -131,6 +135,16 @@ impl Metrics {
             "meltemi_access_records_dropped",
             "Access records lost because their sink was slow or gone",
             metrics.access_records_dropped.clone(),
+        );
+        registry.register(
+            "meltemi_accept_failures",
+            "Attempts to accept a connection that failed for want of descriptors or memory",
+            metrics.accept_failures.clone(),
+        );
+        registry.register(
+            "meltemi_connections_shed",
+            "Connections refused or ended to keep the node within its bounds, by reason",
+            metrics.connections_shed.clone(),
         );
         *metrics.registry.lock() = registry;
         Arc::new(metrics)
@@ -178,6 +192,17 @@ impl Metrics {
         };
         drop(shown);
         self.policy_matches.get_or_create(&label).inc();
+    }
+
+    /// A connection could not be accepted for want of descriptors or memory. It is tried again.
+    pub fn accept_failure(&self) {
+        self.accept_failures.inc();
+    }
+
+    /// `reason`: "pod_full" (refused: the pod has as many as it may) or "memory" (ended: its application did
+    /// not read, and too much was held for such).
+    pub fn connection_shed(&self, reason: &'static str) {
+        self.connections_shed.get_or_create(&ReasonLabel { reason }).inc();
     }
 
     /// An access record was lost.

@@ -1,5 +1,6 @@
 //! One tunnel, from the side that opened it.
 use crate::headers::{BAGGAGE, FORWARDED, TRACEPARENT};
+use crate::limits::StreamWindow;
 use crate::stream::{Slot, Slots};
 use crate::{Limits, OpenError, Refusal, TraceParent, TunnelError, TunnelStream, keepalive};
 use bytes::Bytes;
@@ -139,6 +140,7 @@ impl ClientTunnel {
             send,
             receive: response.into_body(),
             send_buffer_bytes: limits.send_buffer_bytes,
+            budget: limits.budget.clone(),
             _slot: Some(slot),
         })
     }
@@ -155,9 +157,15 @@ where
     // Whoever waits for this tunnel learns of its end also when this future is dropped.
     let _ended = closed.clone().drop_guard();
     let Some(pings) = connection.ping_pong() else { return Err(TunnelError::Closed) };
-    tokio::select! {
-        result = connection => Ok(result?),
-        error = keepalive::watch(pings, &limits) => Err(error),
-        () = closed.cancelled() => Err(TunnelError::Closed),
+    let mut window = StreamWindow::new(&limits);
+    let mut alive = std::pin::pin!(keepalive::watch(pings, &limits));
+    loop {
+        window.announce(|bytes| connection.set_initial_window_size(bytes));
+        tokio::select! {
+            result = &mut connection => return Ok(result?),
+            error = &mut alive => return Err(error),
+            () = closed.cancelled() => return Err(TunnelError::Closed),
+            () = window.changed() => {}
+        }
     }
 }

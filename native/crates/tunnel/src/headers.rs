@@ -99,6 +99,19 @@ pub fn parse_forwarded_host(headers: &HeaderMap) -> Option<String> {
     (!host.is_empty() && host.len() <= VALUE_BYTES).then(|| host.to_owned())
 }
 
+/// The client's own address, from `forwarded`, where a single proxy says it. Never proof of anything.
+pub fn parse_forwarded_client(headers: &HeaderMap) -> Option<SocketAddr> {
+    let text = headers.get(FORWARDED)?.to_str().ok()?;
+    if text.contains(',') {
+        return None;
+    }
+    text.split(';').find_map(|pair| {
+        let (name, value) = pair.split_once('=')?;
+        let value = value.trim().trim_matches('"');
+        name.trim().eq_ignore_ascii_case("for").then(|| value.parse().ok())?
+    })
+}
+
 /// W3C trace context: one trace a connection, a span at each proxy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TraceParent {
@@ -210,6 +223,16 @@ mod tests {
         let host = parse_forwarded_host(&with(FORWARDED, header));
         assert_eq!(host.as_deref(), Some("b.default.svc.cluster.local"));
         assert_eq!(forwarded(client, None).unwrap(), "for=\"10.0.0.1:4000\"");
+        for header in [forwarded(client, None), forwarded(client, Some("b.default"))] {
+            assert_eq!(parse_forwarded_client(&with(FORWARDED, header.unwrap())), Some(client));
+        }
+        for odd in ["for=unknown", "for=\"10.0.0.1:4000\", for=\"10.0.0.2:1\"", "host=x", ";;="] {
+            assert_eq!(
+                parse_forwarded_client(&with(FORWARDED, HeaderValue::from_static(odd))),
+                None,
+                "{odd}"
+            );
+        }
     }
 
     #[test]

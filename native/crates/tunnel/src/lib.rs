@@ -4,6 +4,7 @@
 //! [`TunnelStream`] per connection, and [`relay`] moves its bytes to and from a TCP socket.
 //! TLS, identities and sockets belong to the caller: this crate sees an encrypted byte stream.
 
+mod budget;
 mod buffers;
 mod client;
 mod error;
@@ -15,10 +16,11 @@ mod relay;
 mod server;
 mod stream;
 
+pub use budget::Budget;
 pub use buffers::release_spare;
 pub use client::{ClientTunnel, OpenRequest};
 pub use error::{ConnectFailure, ConnectFailureKind, OpenError, TunnelError};
-pub use headers::{Baggage, Refusal, TraceParent, forwarded, parse_forwarded_host};
+pub use headers::{Baggage, Refusal, TraceParent, forwarded, parse_forwarded_client, parse_forwarded_host};
 pub use limits::Limits;
 pub use pool::{Connector, Pool, PoolKey};
 pub use relay::{Cause, Meter, RelayEnd, relay_tcp, relay_tunnel};

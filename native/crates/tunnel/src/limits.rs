@@ -1,7 +1,39 @@
 //! Sizes, counts and times of a tunnel. Defaults are those that ambient's peers use, except where
 //! said otherwise.
+use crate::Budget;
 use crate::buffers::LARGEST_READ;
 use std::time::Duration;
+use tokio::sync::watch;
+
+/// The window of a tunnel's streams, as it follows the budget.
+pub(crate) struct StreamWindow {
+    full: u32,
+    announced: u32,
+    scarce: watch::Receiver<bool>,
+}
+
+impl StreamWindow {
+    pub(crate) fn new(limits: &Limits) -> Self {
+        Self { full: limits.stream_window, announced: limits.stream_window, scarce: limits.budget.scarce() }
+    }
+
+    /// Completes when another window may be wanted. Never, if the budget is gone.
+    pub(crate) async fn changed(&mut self) {
+        if self.scarce.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Announces the window that is wanted now. A peer that has not acknowledged the last one cannot be told
+    /// another: that is tried again at the next call.
+    pub(crate) fn announce(&mut self, set: impl FnOnce(u32) -> Result<(), h2::Error>) {
+        let scarce = *self.scarce.borrow();
+        let wanted = if scarce { self.full.min(Budget::FAIR) } else { self.full };
+        if wanted != self.announced && set(wanted).is_ok() {
+            self.announced = wanted;
+        }
+    }
+}
 
 #[derive(Debug, Clone)]
 pub struct Limits {
@@ -11,6 +43,8 @@ pub struct Limits {
     /// full window: a smaller one would let a few applications that do not read stop all others
     /// (ambient's 16 MiB stalls after four).
     pub connection_window: u32,
+    /// What all streams together may hold for applications that do not read: shared by clones.
+    pub budget: Budget,
     /// Largest DATA frame that a peer may send.
     pub frame_bytes: u32,
     /// Streams on one tunnel, each way.
@@ -38,6 +72,7 @@ impl Default for Limits {
         Self {
             stream_window,
             connection_window: stream_window * max_streams,
+            budget: Budget::new(256 << 20),
             frame_bytes: 1 << 20,
             max_streams,
             header_list_bytes: 16 << 10,

@@ -1,6 +1,7 @@
 //! One tunnel, from the side that accepted it.
 use crate::headers::REFUSED;
-use crate::{Limits, Refusal, TunnelError, TunnelStream, keepalive};
+use crate::limits::StreamWindow;
+use crate::{Budget, Limits, Refusal, TunnelError, TunnelStream, keepalive};
 use bytes::Bytes;
 use h2::server::{Connection, SendResponse};
 use h2::{Reason, RecvStream};
@@ -21,14 +22,15 @@ pub struct Incoming {
     receive: RecvStream,
     respond: SendResponse<Bytes>,
     send_buffer_bytes: usize,
+    budget: Budget,
 }
 
 impl Incoming {
     /// Answers 200: bytes may pass.
     pub fn accept(mut self) -> Result<TunnelStream, TunnelError> {
         let send = self.respond.send_response(Response::new(()), false)?;
-        let (receive, send_buffer_bytes) = (self.receive, self.send_buffer_bytes);
-        Ok(TunnelStream { send, receive, send_buffer_bytes, _slot: None })
+        let Self { receive, send_buffer_bytes, budget, .. } = self;
+        Ok(TunnelStream { send, receive, send_buffer_bytes, budget, _slot: None })
     }
 
     /// Answers with `status` and, for peers of ours, the reason.
@@ -86,16 +88,20 @@ where
     let mut idle_timer = std::pin::pin!(tokio::time::sleep(idle_check));
     let mut idle_before = false;
     let mut draining = false;
+    let mut window = StreamWindow::new(limits);
     loop {
+        window.announce(|bytes| connection.set_initial_window_size(bytes));
         tokio::select! {
             accepted = connection.accept() => {
                 let Some(accepted) = accepted else { return Ok(()) };
                 let (request, respond) = accepted?;
                 let (parts, receive) = request.into_parts();
                 idle_before = false;
-                tasks.spawn(handle(Incoming { parts, receive, respond, send_buffer_bytes: limits.send_buffer_bytes }));
+                let (send_buffer_bytes, budget) = (limits.send_buffer_bytes, limits.budget.clone());
+                tasks.spawn(handle(Incoming { parts, receive, respond, send_buffer_bytes, budget }));
             }
             error = &mut alive => return Err(error),
+            () = window.changed() => {}
             () = drain.cancelled(), if !draining => {
                 draining = true;
                 connection.graceful_shutdown();

@@ -1,4 +1,5 @@
 //! One connection inside a tunnel.
+use crate::Budget;
 use bytes::Bytes;
 use h2::{Reason, RecvStream, SendStream};
 use std::sync::Arc;
@@ -17,6 +18,7 @@ pub struct TunnelStream {
     pub(crate) receive: RecvStream,
     /// Most bytes that `send` takes before they are on their way.
     pub(crate) send_buffer_bytes: usize,
+    pub(crate) budget: Budget,
     /// Client side: the place it takes among the tunnel's streams.
     pub(crate) _slot: Option<Slot>,
 }

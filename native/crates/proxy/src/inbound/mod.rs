@@ -2,15 +2,17 @@
 mod hbone;
 mod judge;
 mod plaintext;
+mod stream;
 
 pub(crate) use hbone::serve as serve_hbone;
 pub(crate) use plaintext::serve as serve_plaintext;
 
-use crate::connections::{Closed, Judged, PeerChain, Tracked};
+use crate::connections::{Closed, Judged, Tracked};
 use crate::failure::Failure;
 use crate::labels;
 use crate::pod::Pod;
 use meltemi_capture::{PORT_HBONE, PORT_INBOUND_PLAINTEXT, PORT_OUTBOUND, Upstream, UpstreamKind};
+use meltemi_identity::Standing;
 use meltemi_policy::ConnectionFacts;
 use meltemi_state::{Lookup, Workload};
 use meltemi_telemetry::{
@@ -30,7 +32,8 @@ struct Arrival {
     /// The pod's own address and port.
     destination: SocketAddr,
     identity: Option<Identity>,
-    chain: Option<PeerChain>,
+    /// How the client proved its identity.
+    standing: Option<Arc<Standing>>,
     /// The service that the client's node says it addressed.
     service: Option<String>,
     /// What the client's node says of its pod. Only its identity is proven: this labels, and decides nothing.
@@ -92,7 +95,7 @@ impl Arrival {
             },
         });
         let judged = workload.map(|workload| Judged { workload: workload.clone(), facts: self.facts() });
-        let tracked = pod.node.connections.track(record.id(), &pod.info.uid, judged, self.chain.clone());
+        let tracked = pod.node.connections.track(record.id(), &pod.info.uid, judged, self.standing.clone());
         (record, tracked)
     }
 }

@@ -1,7 +1,7 @@
 //! Plaintext to a pod: from outside the mesh, where its policies let it in.
 use super::judge::judge;
 use super::{Arrival, closed, connect_application, is_proxy_port};
-use crate::failure::{Failure, of_relay};
+use crate::failure::{Failure, relay_ended};
 use crate::pod::Pod;
 use meltemi_capture::{original_destination, reset_on_close};
 use meltemi_telemetry::{ByteCount, ConnectionRecord, Reason};
@@ -26,7 +26,7 @@ pub(crate) async fn serve(pod: Arc<Pod>, tcp: TcpStream, client: SocketAddr) {
         client,
         destination,
         identity: None,
-        chain: None,
+        standing: None,
         service: None,
         claimed: None,
         authority: None,
@@ -56,18 +56,22 @@ pub(crate) async fn serve(pod: Arc<Pod>, tcp: TcpStream, client: SocketAddr) {
         connect_application(&pod, client.ip(), destination).await
     });
     let begun = tokio::select! {
-        begun = begun => begun,
-        end = tracked.closed() => Err(Failure::new(end.reason, end.error)),
+        begun = begun => Ok(begun),
+        end = tracked.closed() => Err(end),
     };
     let upstream = match begun {
-        Ok(upstream) => upstream,
-        Err(failure) => {
+        Ok(Ok(upstream)) => upstream,
+        Ok(Err(failure)) => {
             record.fail(failure.reason, failure.error);
+            return reset_on_close(&tcp);
+        }
+        Err(end) => {
+            closed(&mut record, end);
             return reset_on_close(&tcp);
         }
     };
     drop((arrival, workload));
-    carry(&tcp, &upstream, &mut record, &mut tracked).await;
+    carry(&pod, &tcp, &upstream, &mut record, &mut tracked).await;
 }
 
 /// Client is the first end.
@@ -83,6 +87,7 @@ impl Meter for FromClient {
 }
 
 async fn carry(
+    pod: &Pod,
     tcp: &TcpStream,
     upstream: &TcpStream,
     record: &mut ConnectionRecord,
@@ -98,9 +103,7 @@ async fn carry(
             reset_on_close(upstream);
         }
         end = relay_tcp(tcp, upstream, &meter) => {
-            if let Some(failure) = of_relay(&end, "client", "application") {
-                record.fail(failure.reason, failure.error);
-            }
+            relay_ended(pod, record, &end, "client", "application");
         }
     }
 }

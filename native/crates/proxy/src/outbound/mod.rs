@@ -3,7 +3,7 @@ mod reach;
 mod route;
 
 use crate::connections::Closed;
-use crate::failure::{Failure, of_relay};
+use crate::failure::{Failure, relay_ended};
 use crate::labels;
 use crate::pod::Pod;
 use meltemi_capture::{original_destination, reset_on_close};
@@ -67,7 +67,11 @@ impl Meter for FromClient {
 
 async fn carry(pod: &Arc<Pod>, tcp: TcpStream, reached: Reached, mut record: ConnectionRecord) {
     let connections = &pod.node.connections;
-    let mut tracked = connections.track(record.id(), &pod.info.uid, None, reached.chain);
+    let mut tracked = connections.track(record.id(), &pod.info.uid, None, reached.peer);
+    if pod.kill.is_cancelled() {
+        record.fail(pod.stopped(), "the pod is no longer served");
+        return reset_on_close(&tcp);
+    }
     let meter = FromClient(record.bytes());
     let ended = match reached.upstream {
         Upstream::Tunnel(mut stream) => {
@@ -96,11 +100,7 @@ async fn carry(pod: &Arc<Pod>, tcp: TcpStream, reached: Reached, mut record: Con
         }
     };
     match ended {
-        Ok(end) => {
-            if let Some(failure) = of_relay(&end, "application", "upstream") {
-                record.fail(failure.reason, failure.error);
-            }
-        }
+        Ok(end) => relay_ended(pod, &mut record, &end, "application", "upstream"),
         Err(Closed { reason, error, .. }) => record.fail(reason, error),
     }
 }

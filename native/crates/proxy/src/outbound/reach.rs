@@ -1,10 +1,11 @@
 //! Reaches a route's next hop, trying other endpoints where one cannot be reached.
 use super::route::{Hop, Route, route};
-use crate::connections::PeerChain;
 use crate::failure::Failure;
 use crate::pod::Pod;
 use meltemi_capture::UpstreamKind;
+use meltemi_identity::Standing;
 use meltemi_state::{ConnectOutcome, Workload};
+use meltemi_telemetry::Reason;
 use meltemi_tunnel::{OpenRequest, PoolKey, TraceParent, TunnelStream, forwarded};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -22,7 +23,7 @@ pub(crate) enum Upstream {
 pub(crate) struct Reached {
     pub(crate) upstream: Upstream,
     /// How the peer proved itself.
-    pub(crate) chain: Option<PeerChain>,
+    pub(crate) peer: Option<Arc<Standing>>,
 }
 
 /// `taken` is the route that was tried last.
@@ -75,7 +76,7 @@ async fn plain(pod: &Pod, client: SocketAddr, address: SocketAddr) -> Result<Rea
         keepalive: settings.keepalive,
     };
     let tcp = upstream.connect(&pod.netns).await?;
-    Ok(Reached { upstream: Upstream::Plain(tcp), chain: None })
+    Ok(Reached { upstream: Upstream::Plain(tcp), peer: None })
 }
 
 /// The address the application used, where it can be used again towards `to`.
@@ -93,7 +94,7 @@ async fn tunnel(
     authority: SocketAddr,
 ) -> Result<Reached, Failure> {
     let Some(workload) = &route.workload else {
-        return Err(Failure::new(meltemi_telemetry::Reason::UnknownDestination, "a tunnel to nobody"));
+        return Err(Failure::new(Reason::UnknownDestination, "a tunnel to nobody"));
     };
     // Names that the service lists stand for its endpoints, never for a waypoint before them.
     let service = route.service.iter().filter(|_| !route.waypoint);
@@ -115,6 +116,16 @@ async fn tunnel(
         forwarded: forwarded(client, route.service.as_ref().map(|service| &*service.hostname)),
         trace: TraceParent::new(),
     };
-    let (stream, chain) = pod.pool.open(&key, &request).await?;
-    Ok(Reached { upstream: Upstream::Tunnel(stream), chain: Some(chain) })
+    let trust = pod.node.certificates.trust();
+    let (stream, peer) = pod.pool.open(&key, &request).await?;
+    let Err(error) = peer.check(trust) else {
+        return Ok(Reached { upstream: Upstream::Tunnel(stream), peer: Some(peer) });
+    };
+    // The peer may have a new certificate by now; what is open on the old tunnel is left to the re-check.
+    tracing::debug!(%error, address = %key.address, "tunnel left, its peer's certificate no longer holds");
+    drop(stream);
+    pod.pool.retire();
+    let (stream, peer) = pod.pool.open(&key, &request).await?;
+    peer.check(trust).map_err(|error| Failure::new(Reason::TlsFailed, error))?;
+    Ok(Reached { upstream: Upstream::Tunnel(stream), peer: Some(peer) })
 }

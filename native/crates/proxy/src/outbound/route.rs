@@ -36,12 +36,15 @@ pub(crate) struct Route {
     pub(crate) waypoint: bool,
 }
 
+fn is_proxy_port(port: u16) -> bool {
+    matches!(port, PORT_OUTBOUND | PORT_INBOUND_PLAINTEXT | PORT_HBONE)
+}
+
 /// True where a pod dials the data plane itself.
 pub(crate) fn is_loop(destination: SocketAddr, client: SocketAddr, own: &Workload) -> bool {
-    let port = destination.port();
-    let proxy = matches!(port, PORT_OUTBOUND | PORT_INBOUND_PLAINTEXT | PORT_HBONE);
     let ip = destination.ip();
-    proxy && (ip.is_loopback() || ip.is_unspecified() || ip == client.ip() || own.ips.contains(&ip))
+    is_proxy_port(destination.port())
+        && (ip.is_loopback() || ip.is_unspecified() || ip == client.ip() || own.ips.contains(&ip))
 }
 
 /// Decides, waiting for discovery until `deadline`. Plaintext needs an explicit answer: what is not known
@@ -142,7 +145,15 @@ async fn to_endpoint(
         client: client.ip(),
     };
     let endpoint = match pod.node.mesh.select_endpoint(request).await? {
-        Selection::Passthrough(service) => return Ok(passthrough(destination, Some(service))),
+        Selection::Passthrough(service) => {
+            // What is dialled may be a workload's own address: no service makes its connections plaintext.
+            let address = NetworkAddress::new(pod.node.settings.network.clone(), destination.ip());
+            let Some(workload) = pod.node.mesh.workload_at(&address) else {
+                return Ok(passthrough(destination, Some(service)));
+            };
+            let route = to_workload(pod, workload, Some(service), destination)?;
+            return Ok(Route { alternatives: false, ..route });
+        }
         Selection::Endpoint(endpoint) => endpoint,
     };
     let ip = match &endpoint.address {

@@ -84,6 +84,17 @@ pub fn service(host: &str, vip: Ipv4Addr, port: u16, target: u16) -> Object {
     }
 }
 
+/// A service that claims an address and leaves its connections where they were dialled.
+pub fn passthrough_service(host: &str, address: Ipv4Addr, port: u16) -> Object {
+    let mut object = service(host, address, port, port);
+    let mut message = Address::decode(object.body.as_slice()).unwrap();
+    let Some(address::Type::Service(service)) = &mut message.r#type else { panic!("no service") };
+    let mode = workload::load_balancing::Mode::Passthrough.into();
+    service.load_balancing = Some(workload::LoadBalancing { mode, ..Default::default() });
+    object.body = message.encode_to_vec();
+    object
+}
+
 fn policy(name: &str, action: Action, matched: Match) -> Object {
     let message = Authorization {
         name: name.into(),

@@ -30,6 +30,8 @@ pub enum RelayEnd {
     FirstReset(Cause),
     /// The second end broke; the first was reset.
     SecondReset(Cause),
+    /// The process holds too much for applications that do not read; both were reset.
+    Overloaded,
 }
 
 /// What broke.

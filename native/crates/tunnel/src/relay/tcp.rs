@@ -194,7 +194,7 @@ pub async fn relay_tcp(first: &TcpStream, second: &TcpStream, meter: &impl Meter
     })
     .await;
     match &end {
-        RelayEnd::Finished => {}
+        RelayEnd::Finished | RelayEnd::Overloaded => {}
         RelayEnd::FirstReset(_) => break_off(second),
         RelayEnd::SecondReset(_) => break_off(first),
     }

@@ -2,6 +2,7 @@
 use super::tcp::{break_off, broken, end_output, poll_read, poll_write};
 use super::{Cause, Meter, RelayEnd};
 use crate::TunnelStream;
+use crate::budget::Share;
 use crate::buffers::ReadSize;
 use bytes::Bytes;
 use h2::{Reason, RecvStream, SendStream};
@@ -19,6 +20,7 @@ const GATHER_BYTES: usize = 512 << 10;
 enum Fault {
     Socket(io::Error),
     Stream(Cause),
+    Overloaded,
 }
 
 impl From<io::Error> for Fault {
@@ -112,10 +114,12 @@ fn poll_capacity(
 }
 
 /// Tunnel to socket.
-#[derive(Default)]
 struct Back {
     queue: VecDeque<Bytes>,
     queued: usize,
+    /// The application did not take what was there: from here on everything that comes is counted.
+    stalled: bool,
+    share: Share,
     input_ended: bool,
     ended: bool,
     /// The stream has failed; what came before that is written first.
@@ -123,6 +127,18 @@ struct Back {
 }
 
 impl Back {
+    fn new(share: Share) -> Self {
+        Self {
+            queue: VecDeque::new(),
+            queued: 0,
+            stalled: false,
+            share,
+            input_ended: false,
+            ended: false,
+            failed: None,
+        }
+    }
+
     fn poll(
         &mut self,
         cx: &mut Context<'_>,
@@ -147,12 +163,17 @@ impl Back {
             }
             let written = match poll_write(cx, tcp, &mut self.queue) {
                 Poll::Ready(written) => written?,
-                // An application that does not read does not keep a connection that is broken.
                 Poll::Pending => {
+                    self.stall(cx, receive)?;
+                    // An application that does not read does not keep a connection that is broken.
                     return self.failed.take().map_or(Poll::Pending, |fault| Poll::Ready(Err(fault)));
                 }
             };
             self.queued -= written;
+            self.stalled = false;
+            if !self.share.is_empty() {
+                self.share.set(self.queued, self.queue.len());
+            }
             meter.back(written);
             // The peer may send as much again only now, when the application took it: an application
             // that does not read stops its own connection and no other.
@@ -160,9 +181,23 @@ impl Back {
         }
     }
 
+    /// Takes all that has come and counts it, so that nothing is held that the budget does not know of.
+    fn stall(&mut self, cx: &mut Context<'_>, receive: &mut RecvStream) -> Result<(), Fault> {
+        self.stalled = true;
+        self.gather(cx, receive);
+        let before = self.share.held();
+        self.share.set(self.queued, self.queue.len());
+        if self.share.held() > before && self.share.is_excessive() {
+            return Err(Fault::Overloaded);
+        }
+        Ok(())
+    }
+
     fn gather(&mut self, cx: &mut Context<'_>, receive: &mut RecvStream) {
         let over = |back: &Self| back.input_ended || back.failed.is_some();
-        while !over(self) && self.queue.len() < GATHER_PIECES && self.queued < GATHER_BYTES {
+        let enough =
+            |back: &Self| !back.stalled && (back.queue.len() >= GATHER_PIECES || back.queued >= GATHER_BYTES);
+        while !over(self) && !enough(self) {
             match receive.poll_data(cx) {
                 Poll::Ready(Some(Ok(bytes))) => {
                     if !bytes.is_empty() {
@@ -188,7 +223,7 @@ impl Back {
 /// one end broke. When cancelled the caller resets both.
 pub async fn relay_tunnel(tcp: &TcpStream, stream: &mut TunnelStream, meter: &impl Meter) -> RelayEnd {
     let mut forward = Forward::default();
-    let mut back = Back::default();
+    let mut back = Back::new(stream.budget.share());
     let mut tcp_broken = pin!(broken(tcp));
     let TunnelStream { send, receive, .. } = stream;
     let end = poll_fn(|cx| {
@@ -222,6 +257,10 @@ pub async fn relay_tunnel(tcp: &TcpStream, stream: &mut TunnelStream, meter: &im
             stream.reset();
         }
         RelayEnd::SecondReset(_) => break_off(tcp),
+        RelayEnd::Overloaded => {
+            break_off(tcp);
+            stream.reset();
+        }
     }
     end
 }
@@ -231,6 +270,7 @@ impl From<Fault> for RelayEnd {
         match fault {
             Fault::Socket(error) => Self::FirstReset(Cause::Socket(error)),
             Fault::Stream(cause) => Self::SecondReset(cause),
+            Fault::Overloaded => Self::Overloaded,
         }
     }
 }

@@ -151,7 +151,7 @@ where
 
 pub fn reset_cause(end: &RelayEnd) -> Option<&Cause> {
     match end {
-        RelayEnd::Finished => None,
+        RelayEnd::Finished | RelayEnd::Overloaded => None,
         RelayEnd::FirstReset(cause) | RelayEnd::SecondReset(cause) => Some(cause),
     }
 }
