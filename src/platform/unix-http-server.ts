@@ -32,7 +32,7 @@ export interface UnixHttpOptions extends UnixListenOptions {
 
 /**
  * Serves HTTP/1.1 on a Unix socket to peers with accepted credentials. A MeltemiError from the handler becomes its status
- * and `{error, hint}`; anything else 500, and `onError`. `close` ends the open connections too.
+ * and `{error, hint}`; anything else 500, and `onError`. The signal ends the open connections too.
  */
 export function serveUnixHttp(options: UnixHttpOptions): { readonly ended: Promise<void> } {
   const maxBodyBytes = options.maxBodyBytes ?? 1 << 20;
