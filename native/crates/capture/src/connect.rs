@@ -21,12 +21,21 @@ pub enum UpstreamKind {
 /// How long a tunnel's data may stay unacknowledged.
 const TUNNEL_USER_TIMEOUT: Duration = Duration::from_secs(20);
 
+/// Below Linux's default of net.ipv4.ip_local_port_range (32768 to 60999), above what services listen on.
+const FOREIGN_PORTS: std::ops::Range<u16> = 10_240..32_768;
+/// Ports that are tried where one is taken.
+const PORT_ATTEMPTS: u32 = 32;
+
 /// A connection to open.
 #[derive(Debug, Clone, Copy)]
 pub struct Upstream {
     pub destination: SocketAddr,
     /// Source address to use, also one that is not the pod's own. `None` leaves it to routing.
     pub source: Option<IpAddr>,
+    /// `source` is the address of somebody else, who may be connected to the same destination: the port
+    /// is chosen from those that systems do not give out by themselves. Connection tracking in the pod
+    /// would else take the one connection for the other, and neither would get an answer.
+    pub foreign: bool,
     pub kind: UpstreamKind,
     pub timeout: Duration,
     pub keepalive: Keepalive,
@@ -36,11 +45,26 @@ impl Upstream {
     /// Connects from inside `netns`. Cancel safe: dropping the future closes the socket.
     pub async fn connect(&self, netns: &PodNetns) -> Result<TcpStream, CaptureError> {
         let address = self.destination;
-        let socket = self.socket(netns)?;
-        let connecting = TcpSocket::from_std_stream(socket.into()).connect(address);
+        let connecting = async {
+            let mut attempt = 1;
+            loop {
+                let tried = async {
+                    let socket = self.socket(netns)?;
+                    let connecting = TcpSocket::from_std_stream(socket.into()).connect(address);
+                    connecting.await.map_err(|source| CaptureError::Connect { address, source })
+                };
+                match tried.await {
+                    Err(CaptureError::Connect { source, .. })
+                        if self.foreign && attempt < PORT_ATTEMPTS && is_taken(&source) =>
+                    {
+                        attempt += 1;
+                    }
+                    result => return result,
+                }
+            }
+        };
         match tokio::time::timeout(self.timeout, connecting).await {
-            Ok(Ok(stream)) => Ok(stream),
-            Ok(Err(source)) => Err(CaptureError::Connect { address, source }),
+            Ok(result) => result,
             Err(_) => Err(CaptureError::ConnectTimeout { address, timeout_ms: self.timeout.as_millis() }),
         }
     }
@@ -54,15 +78,27 @@ impl Upstream {
         }
         if let Some(source) = self.source {
             set_transparent(&socket, source)?;
-            // The port is chosen at connect, per destination: binding alone would use up one port
-            // of the whole address for every connection.
-            set_bind_address_no_port(&socket).map_err(named("IP_BIND_ADDRESS_NO_PORT"))?;
+            let mut port = 0;
+            if self.foreign {
+                // Several connections may have the port, to different destinations.
+                socket.set_reuse_address(true).map_err(named("SO_REUSEADDR"))?;
+                port = rand::random_range(FOREIGN_PORTS);
+            } else {
+                // The port is chosen at connect, per destination: binding alone would use up one port
+                // of the whole address for every connection.
+                set_bind_address_no_port(&socket).map_err(named("IP_BIND_ADDRESS_NO_PORT"))?;
+            }
             socket
-                .bind(&SockAddr::from(SocketAddr::new(source, 0)))
+                .bind(&SockAddr::from(SocketAddr::new(source, port)))
                 .map_err(|source| CaptureError::Connect { address: self.destination, source })?;
         }
         Ok(socket)
     }
+}
+
+/// Another connection has the same addresses and ports, or had them a moment ago.
+fn is_taken(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::AddrInUse | io::ErrorKind::AddrNotAvailable)
 }
 
 fn set_bind_address_no_port(socket: &Socket) -> io::Result<()> {

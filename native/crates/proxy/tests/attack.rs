@@ -100,7 +100,10 @@ fn a_tunnel_leads_only_to_its_own_pod() {
         // Nobody listens there.
         assert_eq!(refusal(connect(&friend, b.at(9999)).await).0, 503);
         let stranger = Peer::new(&world.ca, "cluster.local", "d").tunnel(w, b).await;
-        assert_eq!(refusal(connect(&stranger, b.at(8080)).await), (401, "policy_denied".to_owned()));
+        assert_eq!(
+            refusal(connect(&stranger, b.at(8080)).await),
+            (401, "policy_denied; policy=default/only-c".to_owned())
+        );
         n1.record("refusal", |r| {
             r["reason"] == "policy_denied" && r["src_identity"] == "spiffe://cluster.local/ns/default/sa/d"
         })
