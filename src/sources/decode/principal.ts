@@ -64,7 +64,8 @@ function hintFor(text: string): string {
   const bare = text.replace(/^\*?spiffe:\/\//, "");
   if (bare !== text) return `write it without spiffe://, "${bare}"`;
   const parts = text.split("/");
-  if (parts.length === 2)
+  // With a dot it is a trust domain: no namespace has one.
+  if (parts.length === 2 && !parts[0]?.includes("."))
     return `for a service account write "cluster.local/ns/${parts[0] ?? ""}/sa/${parts[1] ?? ""}", or use serviceAccounts`;
   if (parts.length === 4 && parts[0] === "ns") return `write the trust domain too, "cluster.local/${text}"`;
   if (parts.length === 1) return `expected ${form}; to match a namespace use namespaces`;
