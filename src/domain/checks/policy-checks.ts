@@ -133,7 +133,7 @@ function checkRequestFields(check: Check, rule: AuthorizationRule, base: string)
   const [first] = requestFields(rule, base);
   if (first === undefined) return;
   const { action } = check.policy;
-  const hint = "attach the policy to a Service or Gateway by targetRefs, or use principals and ports";
+  const hint = "say it with principals, namespaces, addresses and ports, which node proxies read";
   switch (action) {
     case "ALLOW":
       check.warn(first, {
