@@ -2,7 +2,7 @@ import type { CaptureForm, DropCounts, DropReason } from "./mode.js";
 import { dropReasons } from "./mode.js";
 
 /**
- * The nftables form of capture: the one table of ours in a pod's namespace (docs/redirection.md).
+ * The nftables form of capture: the one table of ours in a pod's namespace (docs/capture.md).
  *
  * - Only the first segment of a connection (SYN alone) is redirected: connections that existed
  *   before enrolment have no address translation and are left alone.

@@ -89,6 +89,30 @@ describe("references from the documents into the code", () => {
   });
 });
 
+function sourcesUnder(directory: string): string[] {
+  return readdirSync(directory, { withFileTypes: true }).flatMap((entry) => {
+    const path = join(directory, entry.name);
+    if (entry.isDirectory()) return ["node_modules", "target"].includes(entry.name) ? [] : sourcesUnder(path);
+    return /\.(?:rs|ts|mjs|proto)$/u.test(entry.name) ? [path] : [];
+  });
+}
+
+describe("references from the code into the documents", () => {
+  const cited = ["src", "native", "proto", "demo", "bench", "interop", "scripts", "test"]
+    .flatMap((directory) => sourcesUnder(join(root, directory)))
+    .flatMap((path) =>
+      [...readFileSync(path, "utf8").matchAll(/\bdocs\/[\w./-]+\.md\b/gu)].map(([document]) => ({
+        source: relative(root, path),
+        document,
+      })),
+    );
+
+  it("name only documents that exist", () => {
+    expect(cited.length).toBeGreaterThan(20);
+    expect(cited.filter(({ document }) => !existsSync(join(root, document)))).toEqual([]);
+  });
+});
+
 /** Headings as a renderer turns them into anchors. */
 function anchors(text: string): Set<string> {
   return new Set(
