@@ -8,7 +8,7 @@ import { makePrivateDirectory, requirePrivate } from "../../ca/private-files.js"
 import { printLogs } from "../../cli/logs.js";
 import { messageOf } from "../../domain/error.js";
 import { boundLog } from "../../node/supervise/log-file.js";
-import { every, systemClock } from "../../platform/clock.js";
+import { type Clock, every, systemClock } from "../../platform/clock.js";
 import { systemFiles } from "../../platform/files.js";
 import { createLogger, type Logger } from "../../platform/logger.js";
 import { loadNative } from "../../platform/native.js";
@@ -28,6 +28,20 @@ import { untilAnswers } from "./until-answers.js";
 const controlPlaneStopMs = 5_000;
 const logBytes = 32 << 20;
 const logCheckMs = 10_000;
+
+/**
+ * What there should be, watched. A file that does not decode at the start stands as it last did, or its
+ * nodes would be taken for unwanted ones, and ended.
+ */
+export function desiredSource(
+  options: Pick<StandaloneOptions, "config" | "stateDir">,
+  clock: Clock,
+  logger: Logger,
+): FileSource {
+  // Not the control plane's, which keeps its own below the same state directory.
+  const lastGood = { directory: join(options.stateDir, "standalone", "last-good"), files: systemFiles };
+  return new FileSource({ directory: options.config, clock, logger, lastGood });
+}
 
 /** Runs until the signal. Throws what keeps it from starting, with what to do. */
 export async function runStandalone(options: StandaloneOptions, signal: AbortSignal): Promise<void> {
@@ -76,7 +90,7 @@ export async function runStandalone(options: StandaloneOptions, signal: AbortSig
   let started = false;
   let onFirst: () => void = () => undefined;
   const first = new Promise<void>((resolve) => (onFirst = resolve));
-  const source = new FileSource({ directory: options.config, clock, logger: log });
+  const source = desiredSource(options, clock, log);
   const sourcing = source.run((batch) => {
     desired.apply(batch);
     if (started) void agents.reconcile(nodes());

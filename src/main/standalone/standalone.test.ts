@@ -1,4 +1,4 @@
-import { readFileSync } from "node:fs";
+import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, test } from "vitest";
 import { eventually } from "../../../test/helpers/eventually.js";
@@ -14,6 +14,7 @@ import { systemRandom } from "../../platform/random.js";
 import { Child, type ChildParts } from "./child.js";
 import { DesiredNodes } from "./desired-nodes.js";
 import { InstanceFile, readFormerInstance } from "./instance-file.js";
+import { desiredSource } from "./run.js";
 
 const meta = (name: string, namespace = "shop"): PodObject["meta"] => ({
   apiVersion: "v1",
@@ -90,6 +91,32 @@ describe("which nodes there should be", () => {
     desired.nodes(10, log);
     expect(log.records.map(({ fields }) => fields["node"])).toEqual(["../etc", "a-very-long-name"]);
   });
+});
+
+test.each([
+  ["broken YAML", "status: [ podIP: 10.9.0.2 }"],
+  ["a field that is refused", "status: { podIP: nowhere }"],
+])("a node stays wanted over a restart with %s", async (_name, broken) => {
+  const [config, stateDir] = [join(scratchDirectory(), "config"), scratchDirectory()];
+  const pods = (status: string): string =>
+    [
+      ...["apiVersion: v1", "kind: Pod", "metadata: { name: cart, namespace: shop }"],
+      ...["spec: { nodeName: n1, containers: [{ name: c, image: x }] }", status, ""],
+    ].join("\n");
+  const nodesAtStart = async (): Promise<readonly string[]> => {
+    const abort = new AbortController();
+    const desired = new DesiredNodes();
+    await desiredSource({ config, stateDir }, systemClock, new RecordingLogger()).run((one) => {
+      desired.apply(one);
+      abort.abort();
+    }, abort.signal);
+    return desired.nodes(50, new RecordingLogger()).map(({ name }) => name);
+  };
+  mkdirSync(config);
+  writeFileSync(join(config, "pods.yaml"), pods("status: { podIP: 10.9.0.2 }"));
+  expect(await nodesAtStart()).toEqual(["n1"]);
+  writeFileSync(join(config, "pods.yaml"), pods(broken));
+  expect(await nodesAtStart()).toEqual(["n1"]);
 });
 
 const processes = systemProcesses(loadNative(), systemClock);
