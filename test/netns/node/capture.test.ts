@@ -152,6 +152,21 @@ describe("capture of a pod", () => {
     expect(await greeting(a.netns, b.ip, 8080)).toBe("ECONNREFUSED");
   });
 
+  it("refuses rather than sending in the clear where no data plane comes within the grace", async () => {
+    await core.kill();
+    core = await startCore({ captureGraceMs: 50 });
+    await start(b, greeter(8080, "direct"));
+    core.apply(namespace, apply(b));
+    await eventually("b to be captured", () => /refused/.test(stateOf(b)?.reason ?? "") || undefined);
+    expect(stateOf(b)?.state).toBe("pending");
+    expect(await greeting(a.netns, b.ip, 8080)).toBe("ECONNREFUSED");
+    await runIn(b.netns, "nft", ["flush", "ruleset"]);
+    await eventually("the repair", () => core.repairs.includes("table missing") || undefined);
+    expect(await greeting(a.netns, b.ip, 8080)).toBe("ECONNREFUSED");
+    await connectDataPlane();
+    await enrolled(b);
+  });
+
   it("leaves the namespace as it was when the pod leaves, in whatever way", async () => {
     const before = await dump(b.netns);
     const dataPlane = await enrol(b);

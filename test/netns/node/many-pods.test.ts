@@ -2,18 +2,17 @@
 import { mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { spawn, type ChildProcess } from "node:child_process";
 import { join } from "node:path";
-import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, expect, it } from "vitest";
 import { Topology } from "../../../demo/lab/topology.js";
 import { callUnixJson } from "../../../src/platform/unix-http-client.js";
 import { eventually } from "../../helpers/eventually.js";
+import { agentCommand, agentEnvironment } from "./agent-process.js";
 
-const root = fileURLToPath(new URL("../../../", import.meta.url));
 const directory = "/run/meltemi/many-pods";
 const config = join(directory, "config");
 const run = join(directory, "run");
 const count = 50;
-const idleCores = 0.04;
+const idleCores = 0.05;
 /** Two rounds of looking at every pod's pairing. */
 const windowMs = 10_000;
 const topology = new Topology("t");
@@ -39,36 +38,8 @@ status: { podIP: ${ip}, phase: Running }
 `);
   }
   writeFileSync(join(config, "mesh.yaml"), documents.join("---\n"));
-  for (const name of ["root.pem", "token"]) writeFileSync(join(directory, name), "none");
-  const args = [
-    "node",
-    "--node",
-    "n1",
-    "--config",
-    config,
-    "--run-dir",
-    run,
-    "--state-dir",
-    join(directory, "state"),
-  ];
-  const upstream = [
-    "--control-plane",
-    "unix:/run/none.sock",
-    "--control-plane-root",
-    join(directory, "root.pem"),
-  ];
-  const rest = [
-    "--token-file",
-    join(directory, "token"),
-    "--metrics-address",
-    "none",
-    "--ready-address",
-    "none",
-  ];
-  const proxy = ["--proxy", join(root, "target/release/meltemi-proxy"), "--log-format", "json"];
-  agent = spawn(process.execPath, [join(root, "bin/meltemi"), ...args, ...upstream, ...rest, ...proxy], {
-    stdio: ["ignore", "ignore", "ignore"],
-  });
+  const [program, args] = agentCommand(directory, config, run);
+  agent = spawn(program, args, { stdio: "ignore", env: agentEnvironment });
 });
 
 afterAll(async () => {
