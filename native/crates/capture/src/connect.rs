@@ -22,7 +22,7 @@ pub enum UpstreamKind {
 const TUNNEL_USER_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Below Linux's default of net.ipv4.ip_local_port_range (32768 to 60999), above what services listen on.
-const FOREIGN_PORTS: std::ops::Range<u16> = 10_240..32_768;
+const APART_PORTS: std::ops::Range<u16> = 10_240..32_768;
 /// Ports that are tried where one is taken.
 const PORT_ATTEMPTS: u32 = 32;
 
@@ -32,10 +32,10 @@ pub struct Upstream {
     pub destination: SocketAddr,
     /// Source address to use, also one that is not the pod's own. `None` leaves it to routing.
     pub source: Option<IpAddr>,
-    /// `source` is the address of somebody else, who may be connected to the same destination: the port
-    /// is chosen from those that systems do not give out by themselves. Connection tracking in the pod
-    /// would else take the one connection for the other, and neither would get an answer.
-    pub foreign: bool,
+    /// `source` is an address from which somebody else may connect to the same destination in a way that
+    /// capture sees: the port is chosen from those that systems do not give out by themselves. Connection
+    /// tracking would else take the one connection for the other: it would get no answer, or pass uncaptured.
+    pub apart: bool,
     pub kind: UpstreamKind,
     pub timeout: Duration,
     pub keepalive: Keepalive,
@@ -55,7 +55,7 @@ impl Upstream {
                 };
                 match tried.await {
                     Err(CaptureError::Connect { source, .. })
-                        if self.foreign && attempt < PORT_ATTEMPTS && is_taken(&source) =>
+                        if self.apart && attempt < PORT_ATTEMPTS && is_taken(&source) =>
                     {
                         attempt += 1;
                     }
@@ -79,10 +79,10 @@ impl Upstream {
         if let Some(source) = self.source {
             set_transparent(&socket, source)?;
             let mut port = 0;
-            if self.foreign {
+            if self.apart {
                 // Several connections may have the port, to different destinations.
                 socket.set_reuse_address(true).map_err(named("SO_REUSEADDR"))?;
-                port = rand::random_range(FOREIGN_PORTS);
+                port = rand::random_range(APART_PORTS);
             } else {
                 // The port is chosen at connect, per destination: binding alone would use up one port
                 // of the whole address for every connection.

@@ -43,7 +43,7 @@ impl Connector for Dialer {
         let upstream = Upstream {
             destination: key.address,
             source: Some(key.source_ip),
-            foreign: false,
+            apart: false,
             kind: UpstreamKind::Tunnel,
             timeout: settings.connect_timeout,
             keepalive: settings.keepalive,

@@ -5,10 +5,14 @@
 //! does not heed that loses the streams that grow all the same.
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 use tokio::sync::watch;
 
 /// What each piece costs beside its bytes: a peer may send them one by one.
 const PIECE: usize = 64;
+
+/// How long an application that is only slow may take nothing.
+const LONG: Duration = Duration::from_secs(1);
 
 /// Bytes received in streams and not yet taken by their applications. Cheap to clone: one account.
 #[derive(Debug, Clone)]
@@ -23,8 +27,9 @@ struct Account {
 }
 
 impl Budget {
-    /// `limit` in bytes. Windows shrink from half of it; a stream that grows beyond [`Budget::FAIR`] with all
-    /// of it in use is ended; with twice of it in use, any that grows.
+    /// `limit` in bytes. Windows shrink from half of it. With all of it in use, a stream that grows beyond
+    /// [`Budget::FAIR`] is ended if its application has long taken nothing; with twice of it in use, also if
+    /// it has just taken something; with four times of it in use, any that grows.
     pub fn new(limit: usize) -> Self {
         let (held, is_scarce) = (AtomicUsize::new(0), AtomicBool::new(false));
         Self(Arc::new(Account { limit, held, is_scarce, scarce: watch::Sender::new(false) }))
@@ -88,9 +93,11 @@ impl Share {
     }
 
     /// Whether a stream that has just grown is one too many.
-    pub(crate) fn is_excessive(&self) -> bool {
+    pub(crate) fn is_excessive(&self, stalled: Duration) -> bool {
         let (total, limit) = (self.budget.held(), self.budget.0.limit);
-        total > limit && (self.held > Budget::FAIR as usize || total > 2 * limit)
+        // What a peer may send within a small window, with what its pieces cost, is not large.
+        let large = self.held > 2 * Budget::FAIR as usize;
+        total > 4 * limit || (large && (total > 2 * limit || (total > limit && stalled > LONG)))
     }
 }
 
@@ -138,10 +145,13 @@ mod tests {
         let (mut small, mut large) = (budget.share(), budget.share());
         small.set(fair, 0);
         large.set(3 * fair, 0);
-        assert!(!small.is_excessive() && !large.is_excessive());
+        let (now, long) = (Duration::ZERO, 2 * LONG);
+        assert!(!small.is_excessive(long) && !large.is_excessive(long));
         large.set(4 * fair, 0);
-        assert!(!small.is_excessive() && large.is_excessive());
+        assert!(!small.is_excessive(long) && large.is_excessive(long) && !large.is_excessive(now));
         large.set(8 * fair, 0);
-        assert!(small.is_excessive() && large.is_excessive());
+        assert!(!small.is_excessive(long) && large.is_excessive(now));
+        large.set(16 * fair, 0);
+        assert!(small.is_excessive(now) && large.is_excessive(now));
     }
 }

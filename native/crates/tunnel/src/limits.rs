@@ -72,7 +72,7 @@ impl Default for Limits {
         Self {
             stream_window,
             connection_window: stream_window * max_streams,
-            budget: Budget::new(256 << 20),
+            budget: Budget::new(128 << 20),
             frame_bytes: 1 << 20,
             max_streams,
             header_list_bytes: 16 << 10,

@@ -115,7 +115,7 @@ async fn connect_application(
     let same_family = client.is_ipv4() == destination.is_ipv4();
     let upstream = Upstream {
         destination,
-        foreign: true,
+        apart: true,
         source: (same_family && !client.is_loopback()).then_some(client),
         kind: UpstreamKind::Application,
         timeout: settings.connect_timeout,

@@ -71,7 +71,7 @@ async fn plain(pod: &Pod, client: SocketAddr, address: SocketAddr) -> Result<Rea
     let upstream = meltemi_capture::Upstream {
         destination: address,
         source: own_address(client, address),
-        foreign: false,
+        apart: true,
         kind: UpstreamKind::Application,
         timeout: settings.connect_timeout,
         keepalive: settings.keepalive,

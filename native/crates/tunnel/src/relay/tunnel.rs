@@ -11,6 +11,7 @@ use std::future::poll_fn;
 use std::io;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
+use std::time::Instant;
 use tokio::net::TcpStream;
 
 /// Pieces and bytes taken from a tunnel before they are written.
@@ -118,7 +119,7 @@ struct Back {
     queue: VecDeque<Bytes>,
     queued: usize,
     /// The application did not take what was there: from here on everything that comes is counted.
-    stalled: bool,
+    stalled: Option<Instant>,
     share: Share,
     input_ended: bool,
     ended: bool,
@@ -131,7 +132,7 @@ impl Back {
         Self {
             queue: VecDeque::new(),
             queued: 0,
-            stalled: false,
+            stalled: None,
             share,
             input_ended: false,
             ended: false,
@@ -170,7 +171,7 @@ impl Back {
                 }
             };
             self.queued -= written;
-            self.stalled = false;
+            self.stalled = None;
             if !self.share.is_empty() {
                 self.share.set(self.queued, self.queue.len());
             }
@@ -183,11 +184,11 @@ impl Back {
 
     /// Takes all that has come and counts it, so that nothing is held that the budget does not know of.
     fn stall(&mut self, cx: &mut Context<'_>, receive: &mut RecvStream) -> Result<(), Fault> {
-        self.stalled = true;
+        let since = *self.stalled.get_or_insert_with(Instant::now);
         self.gather(cx, receive);
         let before = self.share.held();
         self.share.set(self.queued, self.queue.len());
-        if self.share.held() > before && self.share.is_excessive() {
+        if self.share.held() > before && self.share.is_excessive(since.elapsed()) {
             return Err(Fault::Overloaded);
         }
         Ok(())
@@ -195,8 +196,9 @@ impl Back {
 
     fn gather(&mut self, cx: &mut Context<'_>, receive: &mut RecvStream) {
         let over = |back: &Self| back.input_ended || back.failed.is_some();
-        let enough =
-            |back: &Self| !back.stalled && (back.queue.len() >= GATHER_PIECES || back.queued >= GATHER_BYTES);
+        let enough = |back: &Self| {
+            back.stalled.is_none() && (back.queue.len() >= GATHER_PIECES || back.queued >= GATHER_BYTES)
+        };
         while !over(self) && !enough(self) {
             match receive.poll_data(cx) {
                 Poll::Ready(Some(Ok(bytes))) => {
