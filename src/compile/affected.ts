@@ -6,13 +6,24 @@ import type {
   NamespaceObject,
   PeerAuthenticationObject,
   PodObject,
+  ServiceEntryObject,
   ServiceObject,
 } from "../domain/objects.js";
-import { addressesOf, entryAddresses, type Mesh, nameOf, type ObjectChange, podsOf } from "../model/mesh.js";
+import {
+  addressesOf,
+  clusterIpsOf,
+  entryAddresses,
+  type Mesh,
+  nameOf,
+  type ObjectChange,
+  podsOf,
+  serviceAddresses,
+} from "../model/mesh.js";
 import { selects } from "../domain/selector.js";
 import type { CompileConfig } from "./config.js";
 import { hasSelector } from "./peer-authentication.js";
 import { serviceHostname } from "./service.js";
+import { claimantsOf } from "./service-claim.js";
 import { labelsOfEntry } from "./workload.js";
 
 /** `KIND/NAMESPACE/NAME` of an object, which is also what it is compiled under. */
@@ -60,7 +71,7 @@ export class Affected {
         this.#slice(object);
         return;
       case "ServiceEntry":
-        this.#claimants(entryAddresses(object));
+        this.#serviceEntry(object);
         if (object.workloadSelector) this.#selected(namespace, object.workloadSelector);
         return;
       case "WorkloadEntry":
@@ -98,6 +109,20 @@ export class Affected {
     if (pod.hostNetwork) return;
     for (const ip of pod.ips) for (const other of this.#mesh.podsByIp.get(ip)) this.units.add(`Pod/${other}`);
     this.#claimants(pod.ips);
+    this.#drawnTo(pod.ips);
+  }
+
+  /** Entries that would draw connections to one of the addresses. */
+  #drawnTo(ips: readonly string[]): void {
+    for (const ip of ips) for (const entry of claimantsOf(this.#mesh, ip)) this.units.add(unitOf(entry));
+  }
+
+  #serviceEntry(entry: ServiceEntryObject): void {
+    this.#claimants(entryAddresses(entry));
+    for (const { key } of serviceAddresses(entry))
+      for (const other of this.#mesh.entriesByServiceAddress.get(key)) this.units.add(unitOf(other));
+    for (const host of entry.hosts)
+      for (const other of this.#mesh.entriesByHostname.get(host)) this.units.add(unitOf(other));
   }
 
   /** What else gives one of the addresses, below pods. */
@@ -110,6 +135,9 @@ export class Affected {
 
   #service(service: ServiceObject): void {
     const { namespace, name } = service.meta;
+    this.#drawnTo(clusterIpsOf(service));
+    for (const entry of this.#mesh.entriesByHostname.get(serviceHostname(this.#config, namespace, name)))
+      this.units.add(unitOf(entry));
     // An entry of the same host gives way to the service, and its endpoints with it.
     for (const entry of this.#mesh.entriesByHost.get(
       `${namespace}/${serviceHostname(this.#config, namespace, name)}`,

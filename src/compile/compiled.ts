@@ -69,6 +69,8 @@ export interface CompiledService {
     | undefined;
   readonly clientIpAffinity: { readonly timeoutS: number } | undefined;
   readonly headless: boolean;
+  /** Of several services with its hostname, in whatever namespaces, the one that the name means. */
+  readonly canonical: boolean;
   readonly ingressUseWaypoint: boolean;
 }
 

@@ -1,20 +1,14 @@
-import { canonicalIp, parseCidr } from "../domain/ip.js";
+import { canonicalIp } from "../domain/ip.js";
 import { serviceKey, type ServiceKey, type WorkloadUid } from "../domain/ids.js";
 import type { ServiceEntryObject, WorkloadEntrySpec } from "../domain/objects.js";
-import type { Mesh } from "../model/mesh.js";
+import { type Mesh, serviceAddresses } from "../model/mesh.js";
 import { isOutranked } from "./address-claim.js";
 import { canonicalName, canonicalRevision } from "./canonical.js";
 import type { CompiledPort, CompiledService, CompiledWorkload } from "./compiled.js";
 import type { CompileConfig } from "./config.js";
 import { splitLocality } from "./locality.js";
+import { ownerInstead, ownsHost } from "./service-claim.js";
 import { workloadPolicies } from "./workload-policies.js";
-
-function addressOf(text: string, network: string): CompiledService["addresses"][number][] {
-  const ip = canonicalIp(text);
-  if (ip !== undefined) return [{ network, ip, length: undefined }];
-  const cidr = parseCidr(text);
-  return cidr ? [{ network, ip: cidr.address, length: cidr.length }] : [];
-}
 
 /** The services that an entry gives endpoints to: its hosts, except where a Service has the name. */
 export function serviceEntryKeys(
@@ -29,13 +23,20 @@ export function serviceEntryKeys(
   return entry.hosts.filter((host) => !isService(host)).map((host) => serviceKey(namespace, host));
 }
 
-/** One service for each host; they share addresses, ports and endpoints. */
+/** One service for each host; they share ports, endpoints, and the addresses that are not another's. */
 export function compileServiceEntry(
+  mesh: Mesh,
   entry: ServiceEntryObject,
   config: CompileConfig,
 ): readonly CompiledService[] {
   const { namespace, name } = entry.meta;
-  const addresses = entry.addresses.flatMap((text) => addressOf(text, config.network));
+  const addresses = serviceAddresses(entry)
+    .filter((address) => !ownerInstead(mesh, entry, address))
+    .map(({ address, length, single }) => ({
+      network: config.network,
+      ip: address,
+      length: single ? undefined : length,
+    }));
   const ports: CompiledPort[] = entry.ports
     .filter(({ protocol }) => protocol === "TCP")
     .map(({ number, targetPort, appProtocol }) => ({ servicePort: number, targetPort, appProtocol }));
@@ -54,6 +55,7 @@ export function compileServiceEntry(
       entry.resolution === "NONE" ? { scopes: [], mode: "passthrough", allowUnhealthy: false } : undefined,
     clientIpAffinity: undefined,
     headless: false,
+    canonical: ownsHost(mesh, config, entry, hostname),
     ingressUseWaypoint: false,
   }));
 }

@@ -49,6 +49,7 @@ export function compileService(service: ServiceObject, config: CompileConfig): C
     clientIpAffinity:
       service.sessionAffinity === "ClientIP" ? { timeoutS: service.sessionAffinityTimeoutS } : undefined,
     headless: service.headless,
+    canonical: true,
     ingressUseWaypoint: false,
   };
 }

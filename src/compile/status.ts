@@ -12,10 +12,11 @@ import type {
 } from "../domain/objects.js";
 import type { ObjectRef, Problem } from "../domain/problem.js";
 import { selectorText } from "../domain/selector.js";
-import { nameOf } from "../model/mesh.js";
+import { nameOf, serviceAddresses } from "../model/mesh.js";
 import type { CompiledService, ObjectStatus, StatusCondition } from "./compiled.js";
 import type { Compiler } from "./compiler.js";
 import { authorizationConditions, peerAuthenticationConditions } from "./policy-status.js";
+import { type AddressOwner, ownerInstead } from "./service-claim.js";
 import { rivalFor } from "./workload.js";
 
 function refOf(object: MeshObject): ObjectRef {
@@ -43,6 +44,26 @@ function lostHosts(compiler: Compiler, object: ServiceObject | ServiceEntryObjec
     .map(({ hostname }) => hostname);
 }
 
+/** An address of an entry that is another object's. */
+interface LostAddress {
+  readonly index: number;
+  readonly value: string;
+  readonly owner: AddressOwner;
+}
+
+function lostAddresses({ mesh }: Compiler, entry: ServiceEntryObject): readonly LostAddress[] {
+  return serviceAddresses(entry).flatMap((address) => {
+    const owner = ownerInstead(mesh, entry, address);
+    return owner ? [{ index: address.index, value: entry.addresses[address.index] ?? "", owner }] : [];
+  });
+}
+
+function ownership({ value, owner }: LostAddress): string {
+  const whose = `${owner.kind} ${nameOf(owner)}`;
+  if (owner.kind === "ServiceEntry") return `is also an address of ${whose}, which is older or first by name`;
+  return value.includes("/") ? `holds the address of ${whose}` : `is the address of ${whose}`;
+}
+
 function serviceConditions(
   compiler: Compiler,
   service: ServiceObject | ServiceEntryObject,
@@ -51,12 +72,15 @@ function serviceConditions(
     const message = `its name resolves to ${service.externalName ?? "another name"}, which the mesh does not carry`;
     return [refused("ExternalName", message)];
   }
-  const lost = lostHosts(compiler, service);
-  if (lost.length === 0) return [accepted("understood and taken")];
-  return [
-    accepted("understood and taken"),
-    programmed(false, "HostTaken", `another object has ${lost.join(", ")}`),
+  const hosts = lostHosts(compiler, service);
+  const addresses = service.kind === "ServiceEntry" ? lostAddresses(compiler, service) : [];
+  if (hosts.length === 0 && addresses.length === 0) return [accepted("understood and taken")];
+  const messages = [
+    ...(hosts.length > 0 ? [`another object has ${hosts.join(", ")}`] : []),
+    ...addresses.map((address) => `${address.value} ${ownership(address)}`),
   ];
+  const reason = hosts.length > 0 ? "HostTaken" : "AddressTaken";
+  return [accepted("understood and taken"), programmed(false, reason, messages.join("; "))];
 }
 
 function podConditions(compiler: Compiler, pod: PodObject): readonly StatusCondition[] {
@@ -148,6 +172,17 @@ export function meshProblems(compiler: Compiler): readonly Problem[] {
         value: host,
         message: "is the name of another object's service, which is in force",
         hint: "remove one of them",
+      });
+    }
+  }
+  for (const entry of mesh.serviceEntries.all()) {
+    for (const lost of lostAddresses(compiler, entry)) {
+      add(entry, {
+        severity: "error",
+        path: `spec.addresses[${lost.index}]`,
+        value: lost.value,
+        message: `${ownership(lost)}: connections to it are not this entry's`,
+        hint: "give the entry an address that nobody else has",
       });
     }
   }

@@ -24,7 +24,7 @@ export function compileUnit(mesh: Mesh, config: CompileConfig, object: MeshObjec
     case "Service":
       return list(compileService(object, config));
     case "ServiceEntry":
-      return [...compileServiceEntry(object, config), ...compileEntryEndpoints(mesh, object, config)];
+      return [...compileServiceEntry(mesh, object, config), ...compileEntryEndpoints(mesh, object, config)];
     case "EndpointSlice":
       return compileSliceEndpoints(mesh, config, object);
     case "AuthorizationPolicy":

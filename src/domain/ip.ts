@@ -91,5 +91,6 @@ export function cidrContains(cidr: Cidr, ip: string): boolean {
   const network = ipBytes(cidr.address);
   const address = ipBytes(ip);
   if (!network || !address || network.length !== address.length) return false;
-  return masked(address, cidr.length).every((byte, index) => byte === masked(network, cidr.length)[index]);
+  const prefix = masked(network, cidr.length);
+  return masked(address, cidr.length).every((byte, index) => byte === prefix[index]);
 }

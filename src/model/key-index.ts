@@ -10,6 +10,10 @@ export class KeyIndex<V extends string | object> {
     return entry instanceof Set ? entry : new Set([entry]);
   }
 
+  keys(): Iterable<string> {
+    return this.#entries.keys();
+  }
+
   add(key: string, value: V): void {
     const entry = this.#entries.get(key);
     if (entry === undefined) this.#entries.set(key, value);

@@ -2,9 +2,10 @@
  * The mesh as the user's objects describe it, with the indexes by which a change of one object leads
  * to what depends on it. No I/O; the state after a batch depends on the objects alone, not on their order.
  */
-import { canonicalIp } from "../domain/ip.js";
+import { canonicalIp, ipBytes, parseCidr } from "../domain/ip.js";
 import type {
   AuthorizationPolicyObject,
+  Cidr,
   EndpointSliceObject,
   GatewayObject,
   MeshKind,
@@ -97,8 +98,14 @@ export class Mesh {
   readonly slicesByIp = new KeyIndex<EndpointSliceObject>();
   /** WorkloadEntries, and ServiceEntries with endpoints of their own, by the addresses that they give. */
   readonly entriesByIp = new KeyIndex<WorkloadEntryObject | ServiceEntryObject>();
-  /** ServiceEntries by `NAMESPACE/HOST`. */
+  /** ServiceEntries by `NAMESPACE/HOST`, and by the host in whatever namespace. */
   readonly entriesByHost = new KeyIndex<ServiceEntryObject>();
+  readonly entriesByHostname = new KeyIndex<ServiceEntryObject>();
+  /** What connections are drawn by: Services by cluster IP; ServiceEntries by `spec.addresses`, as `ADDRESS/LENGTH`. */
+  readonly servicesByIp = new KeyIndex<ServiceObject>();
+  readonly entriesByServiceAddress = new KeyIndex<ServiceEntryObject>();
+  /** ServiceEntries that give a range of addresses: few. */
+  readonly entriesWithRange = new Set<ServiceEntryObject>();
   readonly serviceSelectors = new SelectorIndex<ServiceObject>();
   readonly serviceEntrySelectors = new SelectorIndex<ServiceEntryObject>();
   readonly authorizationSelectors = new SelectorIndex<AuthorizationPolicyObject>();
@@ -164,6 +171,7 @@ export class Mesh {
         return;
       case "Service":
         if (object.selector) this.serviceSelectors.set(namespace, name, object.selector, object);
+        for (const ip of clusterIpsOf(object)) this.servicesByIp.add(ip, object);
         return;
       case "EndpointSlice":
         this.slicesByService.add(`${namespace}/${object.serviceName}`, object);
@@ -175,7 +183,14 @@ export class Mesh {
         return;
       case "ServiceEntry":
         for (const ip of entryAddresses(object)) this.entriesByIp.add(ip, object);
-        for (const host of object.hosts) this.entriesByHost.add(`${namespace}/${host}`, object);
+        for (const host of object.hosts) {
+          this.entriesByHost.add(`${namespace}/${host}`, object);
+          this.entriesByHostname.add(host, object);
+        }
+        for (const address of serviceAddresses(object)) {
+          this.entriesByServiceAddress.add(address.key, object);
+          if (!address.single) this.entriesWithRange.add(object);
+        }
         if (object.workloadSelector) {
           this.serviceEntrySelectors.set(namespace, name, object.workloadSelector, object);
         }
@@ -200,6 +215,7 @@ export class Mesh {
         return;
       case "Service":
         if (object.selector) this.serviceSelectors.delete(namespace, name, object.selector);
+        for (const ip of clusterIpsOf(object)) this.servicesByIp.delete(ip, object);
         return;
       case "EndpointSlice":
         this.slicesByService.delete(`${namespace}/${object.serviceName}`, object);
@@ -211,7 +227,12 @@ export class Mesh {
         return;
       case "ServiceEntry":
         for (const ip of entryAddresses(object)) this.entriesByIp.delete(ip, object);
-        for (const host of object.hosts) this.entriesByHost.delete(`${namespace}/${host}`, object);
+        for (const host of object.hosts) {
+          this.entriesByHost.delete(`${namespace}/${host}`, object);
+          this.entriesByHostname.delete(host, object);
+        }
+        for (const { key } of serviceAddresses(object)) this.entriesByServiceAddress.delete(key, object);
+        this.entriesWithRange.delete(object);
         if (object.workloadSelector)
           this.serviceEntrySelectors.delete(namespace, name, object.workloadSelector);
         return;
@@ -247,4 +268,27 @@ export function entryAddresses(entry: WorkloadEntryObject | ServiceEntryObject):
   const specs =
     entry.kind === "WorkloadEntry" ? [entry.spec] : entry.resolution === "NONE" ? [] : entry.endpoints;
   return specs.flatMap(({ address }) => canonicalIp(address) ?? []);
+}
+
+/** The addresses under which the mesh knows a Service; an ExternalName has none. */
+export function clusterIpsOf(service: ServiceObject): readonly string[] {
+  return service.type === "ExternalName" ? [] : service.clusterIps;
+}
+
+/** An address of `spec.addresses`: `key` is the one way to write it, `ADDRESS/LENGTH`. */
+export interface ServiceAddress extends Cidr {
+  readonly key: string;
+  readonly single: boolean;
+  readonly index: number;
+}
+
+/** What a ServiceEntry draws connections by. A range of one is the same as its address. */
+export function serviceAddresses(entry: ServiceEntryObject): readonly ServiceAddress[] {
+  return entry.addresses.flatMap((text, index) => {
+    const cidr = parseCidr(text);
+    if (!cidr) return [];
+    const { address, length } = cidr;
+    const single = length === (ipBytes(address)?.length ?? 0) * 8;
+    return [{ address, length, key: `${address}/${length}`, single, index }];
+  });
 }

@@ -24,6 +24,7 @@ function serviceAt(
     loadBalancing: undefined,
     clientIpAffinity: undefined,
     headless: false,
+    canonical: true,
     ingressUseWaypoint: false,
   };
   return new CompiledResource(compiled);

@@ -71,7 +71,7 @@ export function encodeService(service: CompiledService, dialect: Dialect): Servi
     loadBalancing: service.loadBalancing && encodeLoadBalancing(service.loadBalancing),
     ipFamilies: IPFamilies.AUTOMATIC,
     extensions: dialect === "meltemi" ? encodeExtensions(service) : [],
-    canonical: false,
+    canonical: service.canonical,
     ingressUseWaypoint: service.ingressUseWaypoint,
     weightedWaypoints: [],
     visibility: Service_Visibility.PUBLIC,
