@@ -29,8 +29,10 @@ function openFirst(access: NetnsAccess, reference: string): Netns {
       failures.push(messageOf(error));
     }
   }
+  // The kernel could not look, for want of descriptors or memory: that says nothing about the namespace.
+  const exhausted = failures.some((failure) => /\b(EMFILE|ENFILE|ENOMEM)\b/.test(failure));
   throw new MeltemiError(
-    "not_found",
+    exhausted ? "system" : "not_found",
     `network namespace "${reference}" cannot be opened: ${failures.join("; ")}`,
     {
       hint: "the annotation meltemi.io/netns names it as `ip netns` does, or by its path",
@@ -99,8 +101,14 @@ export class Pairing {
     }
   }
 
-  /** Whether the pairing still holds: the name still means this namespace, which still has the addresses. */
-  async verify(pod: EnrolledPod, netns: Netns): Promise<"same" | "other_namespace" | "address_gone"> {
+  /**
+   * Whether the pairing still holds: the name still means this namespace, which still has the addresses. `not_verified`
+   * where the kernel could not be asked; the descriptor held pins the namespace, so nobody else can have taken it.
+   */
+  async verify(
+    pod: EnrolledPod,
+    netns: Netns,
+  ): Promise<"same" | "other_namespace" | "address_gone" | "not_verified"> {
     try {
       const now = openFirst(this.access, pod.netns ?? "");
       this.access.closeFd(now.fd);
@@ -108,7 +116,9 @@ export class Pairing {
       await this.#verifyAddresses(pod, netns);
       return "same";
     } catch (error) {
-      return error instanceof MeltemiError && error.code === "not_found" ? "other_namespace" : "address_gone";
+      const code = error instanceof MeltemiError ? error.code : "system";
+      if (code === "not_found") return "other_namespace";
+      return code === "conflict" ? "address_gone" : "not_verified";
     }
   }
 

@@ -47,6 +47,7 @@ class World implements CaptureMode, DataPlanes {
   watch: ChangeWatch | undefined;
   applyError = "";
   recordError = "";
+  openError = "";
   looks = 0;
   openFds = 0;
   #fail: ((text: string) => void) | undefined;
@@ -95,6 +96,7 @@ class World implements CaptureMode, DataPlanes {
     const access = {
       openNetns: (path: string) => {
         const inode = this.namespaces.get(path.slice(path.lastIndexOf("/") + 1));
+        if (this.openError !== "") throw new Error(`${path}: ${this.openError}`);
         if (inode === undefined) throw new Error(`${path}: ENOENT`);
         this.openFds += 1;
         return { fd: inode, inode };
@@ -361,6 +363,18 @@ describe("a pod's enrolment", () => {
       expect(enrolment.state).toMatchObject({ phase: "failed" });
       expect(world.recorded).toContain("default/a");
     }
+  });
+
+  it("goes on serving while the agent has no descriptor left to verify the pairing with, and says so", async () => {
+    const { world, phase, enrolment } = begin();
+    await phase("serving");
+    world.openError = "EMFILE: Too many open files";
+    await eventually("the next look", () => world.clock.nextDelayMs === 1000);
+    await world.clock.advance(1000);
+    await eventually("the log", () => world.log.messages.includes("pairing not verified"));
+    expect(enrolment.state.phase).toBe("serving");
+    expect(world.done).not.toContain(`withdraw ${podA.workloadUid}`);
+    world.openError = "";
   });
 
   it("withdraws a pod that a restarted data plane cannot serve", async () => {

@@ -266,6 +266,10 @@ export class PodEnrolment {
   async #verifyPairing(pod: EnrolledPod, netns: Netns): Promise<void> {
     const result = await this.dependencies.pairing.verify(pod, netns);
     if (result === "same") return;
+    if (result === "not_verified") {
+      this.dependencies.log.warn("pairing not verified", { pod: pod.key });
+      return;
+    }
     throw new MeltemiError(
       "conflict",
       result === "other_namespace"
