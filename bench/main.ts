@@ -1,6 +1,7 @@
 import { join } from "node:path";
 import { Command } from "commander";
 import { messageOf } from "../src/domain/error.js";
+import { runCa } from "./ca/run.js";
 import { runControlPlane } from "./control-plane/runs.js";
 import { runL4 } from "./l4/run.js";
 import { writeResults } from "./report/files.js";
@@ -69,6 +70,15 @@ function program(measure: (raw: Promise<RawRuns>, flags: Flags) => Promise<void>
     .action(async (flags: Flags & { readonly source: string }) => {
       const args = ["--source", flags.source, "--seconds", flags.quick ? "1" : String(flags.seconds)];
       await measure(runControlPlane({ runs: flags.quick ? 1 : flags.runs, args, progress }), flags);
+    });
+  command
+    .command("ca")
+    .description("certificates that one CA process signs; prints a table and writes no file")
+    .option("--runs <n>", "rounds", number, 5)
+    .option("--count <n>", "certificates in a round", number, 10_000)
+    .action(async ({ runs, count }: { readonly runs: number; readonly count: number }) => {
+      process.stdout.write(await runCa({ runs, count, progress }));
+      code = 0;
     });
   return command;
 }

@@ -49,6 +49,8 @@ export class Ztunnel {
       {
         cwd: options.directory,
         stdio: ["ignore", log, log],
+        // A session of its own, as our agents give our data plane: the kernel shares CPU by session.
+        detached: true,
         env: {
           PATH: process.env["PATH"] ?? "",
           RUST_LOG: "info",

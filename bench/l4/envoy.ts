@@ -172,6 +172,8 @@ export class EnvoyPair {
       this.#children.push(
         spawn("nsenter", [...args, "--disable-hot-restart"], {
           stdio: ["ignore", "ignore", "inherit"],
+          // A session of its own, as our data planes have: the kernel shares CPU by session.
+          detached: true,
           cwd: directory,
         }),
       );
