@@ -62,3 +62,47 @@ impl Standing {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{FixedJitter, TestCa, TokioClock};
+    use crate::{CertificateStore, StoreOptions};
+    use meltemi_telemetry::Metrics;
+    use meltemi_types::Identity;
+    use std::time::Duration;
+
+    const LIFE: Duration = Duration::from_secs(600);
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_stands_until_its_certificate_or_its_root_ends() {
+        let clock = TokioClock::start();
+        let ca = TestCa::new(clock.clone(), LIFE);
+        let options = StoreOptions {
+            trust_domain: "cluster.local".into(),
+            trust_domain_aliases: Vec::new(),
+            concurrent_requests: 1,
+            clock,
+            jitter: Arc::new(FixedJitter(0.5)),
+        };
+        let store = CertificateStore::new(options, ca.clone(), Metrics::new("ztunnel", "test"));
+        let identity = Identity::new("cluster.local", "team", "a").unwrap();
+        let _served = store.serve(&identity);
+        let certificate = store.get(&identity, LIFE).await.unwrap();
+        let trust = store.trust();
+        let standing = || Standing::new(certificate.chain(), PeerRole::Client, trust.generation()).unwrap();
+        let (expiring, outlived) = (standing(), standing());
+        assert_eq!(outlived.check(trust), Ok(()));
+
+        let second = ca.add_root();
+        ca.set_roots(second, &[second]);
+        let mut roots = trust.changes();
+        store.renew(None);
+        roots.changed().await.unwrap();
+        assert!(matches!(outlived.check(trust), Err(PeerError::Untrusted(_))));
+
+        tokio::time::advance(2 * LIFE).await;
+        assert_eq!(expiring.check(trust), Err(PeerError::Expired));
+        assert!(Standing::new(&[], PeerRole::Client, 0).is_err());
+    }
+}

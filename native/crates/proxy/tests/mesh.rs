@@ -1,4 +1,5 @@
 //! Two nodes, real processes, real sockets: what a mesh promises.
+#![allow(clippy::unwrap_used, reason = "a test")]
 mod support;
 use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddr};

@@ -1,4 +1,5 @@
 //! Connections that end in every way leave nothing behind.
+#![allow(clippy::unwrap_used, reason = "a test")]
 mod support;
 use socket2::SockRef;
 use std::net::Ipv4Addr;

@@ -1,4 +1,5 @@
 //! Applications that do not read cost the process no more than its budget.
+#![allow(clippy::unwrap_used, reason = "a test")]
 mod support;
 use meltemi_tunnel::{Budget, Limits};
 use support::{Mesh, application, soon};

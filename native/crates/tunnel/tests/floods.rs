@@ -1,4 +1,5 @@
 //! Peers that send what costs us more than them: each loses its own tunnel, at most.
+#![allow(clippy::unwrap_used, reason = "a test")]
 mod support;
 use meltemi_tunnel::Limits;
 use std::time::Duration;
