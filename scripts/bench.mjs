@@ -1,4 +1,4 @@
-// npm run bench [-- l4|control-plane] [options]: builds what is shipped, and measures it in a sandbox.
+// npm run bench [-- l4|control-plane|ca] [options]: builds what is shipped, and measures it in a sandbox.
 import { mkdirSync } from "node:fs";
 import { join } from "node:path";
 import { root, setup } from "./setup.mjs";
