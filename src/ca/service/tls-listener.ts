@@ -5,13 +5,14 @@
  */
 import { ServerCredentials, type Server } from "@grpc/grpc-js";
 import { rmSync } from "node:fs";
-import { isIP, type AddressInfo } from "node:net";
+import { isIP, type AddressInfo, type Socket } from "node:net";
 import { createServer, type Server as TlsServer } from "node:tls";
 import { MeltemiError, messageOf } from "../../domain/error.js";
 import type { Clock } from "../../platform/clock.js";
 import type { Logger } from "../../platform/logger.js";
 import type { Authority } from "../authority.js";
 import type { AltName } from "../certificate.js";
+import type { Strangers } from "./strangers.js";
 
 export type ListenAddress =
   | { readonly type: "tcp"; readonly host: string; readonly port: number }
@@ -23,6 +24,8 @@ export interface TlsListenerOptions {
   readonly addresses: readonly ListenAddress[];
   /** Host names and IP addresses that the certificate is valid for, besides the addresses listened on. */
   readonly names: readonly string[];
+  /** Bounds the TCP connections that nobody has authenticated on; the Unix socket is the mesh's own. */
+  readonly strangers: Strangers;
   readonly clock: Clock;
   readonly log: Logger;
   /** Ends listening; calls under way get `graceMs`. */
@@ -87,7 +90,7 @@ export async function listenTls(
   };
 
   const first = context();
-  const listeners = options.addresses.map(() => {
+  const listeners = options.addresses.map(({ type }) => {
     const { cert, key } = first;
     const tls = createServer({
       cert,
@@ -96,6 +99,7 @@ export async function listenTls(
       ALPNProtocols: ["h2"],
       handshakeTimeout: handshakeTimeoutMs,
     });
+    if (type === "tcp") tls.prependListener("connection", (socket: Socket) => options.strangers.add(socket));
     tls.on("secureConnection", (socket) => {
       socket.on("error", (error) => log.debug("connection failed", { error: messageOf(error) }));
       injector.injectConnection(socket);

@@ -2,6 +2,7 @@
 import { collectDefaultMetrics, Counter, Gauge, Registry } from "prom-client";
 import type { Authority } from "../../ca/authority.js";
 import type { CaCounters } from "../../ca/ports.js";
+import { Strangers } from "../../ca/service/strangers.js";
 
 export const promClientContentType = Registry.PROMETHEUS_CONTENT_TYPE;
 
@@ -30,6 +31,25 @@ export function caCounters(registry: Registry): CaCounters {
     registers: [registry],
   });
   return { issued: () => issued.inc(), refused: (reason) => refused.inc({ reason }) };
+}
+
+/** The bound on connections without a token, with what is seen of it. */
+export function observedStrangers(registry: Registry): Strangers {
+  const closed = new Counter({
+    name: "meltemi_connections_unauthenticated_closed_total",
+    help: "Connections closed without a node's token, to make room for newer ones.",
+    registers: [registry],
+  });
+  const strangers = new Strangers({ onClosed: () => closed.inc() });
+  new Gauge({
+    name: "meltemi_connections_unauthenticated",
+    help: "Open connections on which no node's token was seen yet.",
+    registers: [registry],
+    collect() {
+      this.set(strangers.size);
+    },
+  });
+  return strangers;
 }
 
 /** Gauges that are read when they are scraped. */

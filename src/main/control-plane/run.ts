@@ -33,7 +33,7 @@ import { discoveryServiceDefinition } from "../../xds/wire.js";
 import { readVersion } from "../version.js";
 import { adminHandler, controlHandler } from "./admin.js";
 import { MeshPods } from "./mesh-pods.js";
-import { caCounters, createRegistry, observe } from "./metrics.js";
+import { caCounters, createRegistry, observe, observedStrangers } from "./metrics.js";
 import type { ControlPlaneOptions } from "./options.js";
 import {
   nodesSummary,
@@ -102,6 +102,8 @@ async function run(options: ControlPlaneOptions, stop: AbortController): Promise
   const pods = new MeshPods(compiler.mesh, config.enrolment, options.trustDomain);
   const tokens = new NodeTokens(join(options.stateDir, "tokens"));
   const registry = createRegistry(version);
+  const strangers = observedStrangers(registry);
+  const authenticator = strangers.knowing(tokens);
   let problems: readonly Problem[] = [];
 
   const store = new KeyStore(join(options.stateDir, "ca"));
@@ -134,7 +136,10 @@ async function run(options: ControlPlaneOptions, stop: AbortController): Promise
     authenticate: async (call) => {
       const [authorization] = call.metadata.get("authorization");
       return {
-        node: await tokens.authenticate({ authorization: authorization?.toString(), peer: call.getPeer() }),
+        node: await authenticator.authenticate({
+          authorization: authorization?.toString(),
+          peer: call.getPeer(),
+        }),
       };
     },
     metrics: new DiscoveryMetrics(registry),
@@ -145,13 +150,13 @@ async function run(options: ControlPlaneOptions, stop: AbortController): Promise
   server.addService(discoveryServiceDefinition, { ...discovery.implementation });
   addCertificateService(server, {
     authority,
-    authenticator: tokens,
+    authenticator,
     pods,
     counters: caCounters(registry),
     audit: log.child({ scope: "audit" }),
     podGraceMs,
   });
-  addTrustService(server, authority, tokens, stop.signal);
+  addTrustService(server, authority, authenticator, stop.signal);
 
   const onBatch = (batch: SourceBatch): void => {
     ensureTokens(tokens, batch, log);
@@ -179,6 +184,7 @@ async function run(options: ControlPlaneOptions, stop: AbortController): Promise
     authority,
     addresses,
     names: options.advertise,
+    strangers,
     clock,
     log,
     signal: stop.signal,

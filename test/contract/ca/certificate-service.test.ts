@@ -2,7 +2,7 @@ import { credentials, Metadata, Server, status, type ServiceError } from "@grpc/
 import { getEventListeners, once } from "node:events";
 import { X509Certificate } from "node:crypto";
 import { mkdtempSync, readFileSync, rmSync } from "node:fs";
-import { createServer, connect as tcpConnect, type AddressInfo } from "node:net";
+import { createServer, connect as tcpConnect, type AddressInfo, type Socket } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { connect as tlsConnect } from "node:tls";
@@ -11,6 +11,7 @@ import { Authority } from "../../../src/ca/authority.js";
 import { KeyStore } from "../../../src/ca/key-store.js";
 import type { RefusalReason } from "../../../src/ca/ports.js";
 import { addCertificateService } from "../../../src/ca/service/certificate-service.js";
+import { Strangers } from "../../../src/ca/service/strangers.js";
 import { listenTls } from "../../../src/ca/service/tls-listener.js";
 import { addTrustService } from "../../../src/ca/service/trust-service.js";
 import { NodeTokens } from "../../../src/ca/tokens.js";
@@ -38,6 +39,8 @@ class Mesh {
   readonly stop = new AbortController();
   readonly tokens = new NodeTokens(join(this.directory, "tokens"));
   readonly authority: Authority;
+  readonly closedStrangers: string[] = [];
+  readonly strangers = new Strangers({ limit: 4, onClosed: (peer) => this.closedStrangers.push(peer) });
   issued = 0;
   port = 0;
   ended: Promise<void> = Promise.resolve();
@@ -70,7 +73,7 @@ class Mesh {
     const server = new Server();
     addCertificateService(server, {
       authority: this.authority,
-      authenticator: this.tokens,
+      authenticator: this.strangers.knowing(this.tokens),
       pods: {
         hosts: (node, identity) => this.pods.has(`${node} ${spiffeId(identity)}`),
         nextChange: (signal) =>
@@ -83,7 +86,7 @@ class Mesh {
       audit: this.log,
       podGraceMs,
     });
-    addTrustService(server, this.authority, this.tokens, this.stop.signal);
+    addTrustService(server, this.authority, this.strangers.knowing(this.tokens), this.stop.signal);
     const { ports, ended } = await listenTls({
       server,
       authority: this.authority,
@@ -92,6 +95,7 @@ class Mesh {
         { type: "unix", path: this.socket },
       ],
       names: [],
+      strangers: this.strangers,
       clock: systemClock,
       log: this.log,
       signal: this.stop.signal,
@@ -463,6 +467,45 @@ test("TLS 1.2 and plain text are not served", async () => {
   await new Promise((resolve) => plain.on("close", resolve).resume());
 });
 
+test("strangers make room for each other, and a node stays connected", async () => {
+  await mesh.start();
+  const node = new TrustServiceClient(`localhost:${mesh.port}`, mesh.tls());
+  const watch = node.watchTrustBundle({}, bearer(mesh.token("n1")));
+  const ends: unknown[] = [];
+  watch.on("error", (error) => ends.push(error)).on("end", () => ends.push("end"));
+  await once(watch, "data");
+  expect(mesh.strangers.size).toBe(0);
+
+  const closed = (socket: Socket): Promise<void> =>
+    new Promise((resolve) =>
+      socket
+        .resume()
+        .on("error", () => undefined)
+        .on("close", () => resolve()),
+    );
+  const silent = Array.from({ length: 3 }, () => tcpConnect(mesh.port, "127.0.0.1"));
+  const silentClosed = silent.map(closed);
+  await vi.waitUntil(() => mesh.strangers.size === 3, { timeout: 20_000 });
+  const encrypted = Array.from({ length: 4 }, () =>
+    tlsConnect({ port: mesh.port, host: "127.0.0.1", ALPNProtocols: ["h2"], rejectUnauthorized: false }),
+  );
+  const encryptedClosed = encrypted.map(closed);
+  await Promise.all([...silentClosed, ...encrypted.map((socket) => once(socket, "secureConnect"))]);
+  expect(mesh.closedStrangers).toHaveLength(3);
+  expect(mesh.strangers.size).toBe(4);
+
+  // A connection whose handshake is over is as strange, and a node that comes now is not kept out.
+  const { response } = await ask(bearer(mesh.token("n1")), await requestFor(cart));
+  expect(response!.certChain).toHaveLength(3);
+  await Promise.race(encryptedClosed);
+  expect(mesh.closedStrangers).toHaveLength(4);
+  for (const socket of encrypted) socket.destroy();
+  await vi.waitUntil(() => mesh.strangers.size === 0, { timeout: 20_000 });
+  expect(ends).toEqual([]);
+  watch.cancel();
+  node.close();
+});
+
 test("an address in use is named in the error", async () => {
   const holder = createServer();
   await new Promise<void>((resolve) => holder.listen(0, "127.0.0.1", resolve));
@@ -473,6 +516,7 @@ test("an address in use is named in the error", async () => {
       authority: mesh.authority,
       addresses: [{ type: "tcp", host: "127.0.0.1", port }],
       names: [],
+      strangers: mesh.strangers,
       clock: systemClock,
       log: mesh.log,
       signal: mesh.stop.signal,
