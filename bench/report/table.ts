@@ -86,9 +86,7 @@ function judged(row: Row, rounds: readonly Round[], contenders: readonly string[
 /** All rows of the table, with the verdicts on their floors. */
 export function judgeAll(raw: RawRuns): readonly Judged[] {
   const rounds = countedRounds(raw);
-  return rows
-    .map((row) => judged(row, rounds, contendersOf(raw)))
-    .filter(({ measured }) => measured);
+  return rows.map((row) => judged(row, rounds, contendersOf(raw))).filter(({ measured }) => measured);
 }
 
 /** No round is void and no measured floor is missed. */
