@@ -128,7 +128,7 @@ impl Metrics {
         );
         registry.register(
             "meltemi_policy_matches",
-            "Matches of AUDIT policies and of policies in dry run",
+            "What policies decided or, not deciding, matched, by policy and action",
             metrics.policy_matches.clone(),
         );
         registry.register(
