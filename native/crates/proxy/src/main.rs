@@ -12,6 +12,7 @@ mod dial;
 mod failure;
 mod inbound;
 mod labels;
+mod listeners;
 mod node;
 mod outbound;
 mod pod;

@@ -2,17 +2,18 @@
 use crate::admission::Admission;
 use crate::connections::Closed;
 use crate::dial::Dialer;
+use crate::listeners::{self, Role};
 use crate::node::Node;
 use crate::{inbound, labels, outbound};
 use http::HeaderValue;
-use meltemi_capture::{CaptureError, Listener, PORT_HBONE, PORT_INBOUND_PLAINTEXT, PORT_OUTBOUND, PodNetns};
+use meltemi_capture::{CaptureError, Listener, PodNetns};
 use meltemi_identity::Served;
 use meltemi_state::{LocalPod, Workload};
 use meltemi_telemetry::Reason;
 use meltemi_tunnel::Pool;
 use meltemi_types::Identity;
 use parking_lot::Mutex;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::net::TcpStream;
@@ -56,6 +57,8 @@ pub(crate) struct Pod {
     /// Sends away the tunnels to this pod that were made with its present certificate.
     present_tunnels: Mutex<CancellationToken>,
     reason: OnceLock<Reason>,
+    /// Whether it is served over IPv6, too: where the kernel has that family.
+    pub(crate) ipv6: bool,
     listeners: TaskTracker,
     baggage: Mutex<Option<(Arc<Workload>, Option<HeaderValue>)>>,
     _served: Served,
@@ -72,13 +75,7 @@ impl Pod {
         identity: Identity,
         netns: PodNetns,
     ) -> Result<Arc<Self>, CaptureError> {
-        let listen = |port| {
-            let address = SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
-            Listener::open(&netns, address, node.settings.keepalive)
-        };
-        let outbound = listen(PORT_OUTBOUND)?;
-        let plaintext = listen(PORT_INBOUND_PLAINTEXT)?;
-        let hbone = listen(PORT_HBONE)?;
+        let families = listeners::open(&netns, node.settings.keepalive)?;
         let kill = CancellationToken::new();
         let drain = CancellationToken::new();
         let dialer = Dialer { node: node.clone(), identity: identity.clone(), netns: netns.clone() };
@@ -97,23 +94,33 @@ impl Pod {
             drain,
             kill,
             reason: OnceLock::new(),
+            ipv6: families.iter().any(|family| family.ipv6),
             listeners: TaskTracker::new(),
             baggage: Mutex::default(),
             node,
         });
-        pod.accept(outbound, outbound::serve);
-        pod.accept(plaintext, inbound::serve_plaintext);
-        pod.accept(hbone, inbound::serve_hbone);
+        let [outbound, plaintext, hbone] = Role::ALL.map(|_| Arc::new(Semaphore::new(CONNECTIONS)));
+        for family in families {
+            let [out_listener, plain_listener, hbone_listener] = family.listeners;
+            pod.accept(out_listener, &outbound, outbound::serve);
+            pod.accept(plain_listener, &plaintext, inbound::serve_plaintext);
+            pod.accept(hbone_listener, &hbone, inbound::serve_hbone);
+        }
         pod.tasks.spawn(follow(Arc::downgrade(&pod), pod.kill.clone()));
         Ok(pod)
     }
 
-    fn accept<F>(self: &Arc<Self>, listener: Listener, serve: fn(Arc<Self>, TcpStream, SocketAddr) -> F)
-    where
+    /// `places` are shared by the listeners of both families.
+    fn accept<F>(
+        self: &Arc<Self>,
+        listener: Listener,
+        places: &Arc<Semaphore>,
+        serve: fn(Arc<Self>, TcpStream, SocketAddr) -> F,
+    ) where
         F: Future<Output = ()> + Send + 'static,
     {
         let pod = self.clone();
-        let places = Arc::new(Semaphore::new(CONNECTIONS));
+        let places = places.clone();
         self.listeners.spawn(async move {
             // Said once, not at every attempt.
             let mut scarce = false;

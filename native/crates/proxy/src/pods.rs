@@ -116,6 +116,7 @@ impl Pods {
                     "service_account": pod.info.service_account,
                     "netns_inode": pod.netns.id().inode,
                     "listening": !pod.drain.is_cancelled(),
+                    "ipv6": pod.ipv6,
                 })
             })
             .collect()
