@@ -35,6 +35,7 @@ export async function certificatesView(target: Target, filter: Pick<MeshFilter, 
       root: plainSerial(one.roots[0]?.serial),
       roots: one.roots.map(({ serial }) => plainSerial(serial)),
       renew_at: one.renew_at ?? null,
+      kept: one.kept ?? null,
     })),
   );
   return {

@@ -129,6 +129,7 @@ export const certificateShape = z.looseObject({
   chain: z.array(z.looseObject({ serial: z.string(), not_before: z.string(), not_after: z.string() })),
   roots: z.array(z.looseObject({ serial: z.string(), not_after: optionalText })),
   renew_at: optionalText,
+  kept: z.boolean().optional(),
 });
 
 export const connectionShape = z.looseObject({

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
 
 use meltemi_types::Identity;
@@ -64,8 +65,8 @@ struct Configs {
     client: HashMap<(Alpn, Vec<Identity>), Arc<ClientConfig>>,
 }
 
-/// A checked certificate, its key, and the TLS configurations made from them. It never changes: a renewal makes
-/// another.
+/// A checked certificate, its key, and the TLS configurations made from them. What it certifies never changes: a
+/// renewal makes another.
 #[derive(Debug)]
 pub struct WorkloadCertificate {
     identity: Identity,
@@ -76,6 +77,7 @@ pub struct WorkloadCertificate {
     not_after: SystemTime,
     obtained_at: SystemTime,
     renew_at: SystemTime,
+    kept: AtomicBool,
     configs: Mutex<Configs>,
 }
 
@@ -123,6 +125,7 @@ impl WorkloadCertificate {
             not_after,
             obtained_at,
             renew_at: obtained_at + renewal_age(life, jitter),
+            kept: AtomicBool::new(false),
             configs: Mutex::default(),
         };
         Ok((certificate, roots))
@@ -159,6 +162,15 @@ impl WorkloadCertificate {
     /// Half of its life, spread by chance.
     pub fn renew_at(&self) -> SystemTime {
         self.renew_at
+    }
+
+    /// Whether the node agent keeps it for the next data plane.
+    pub(crate) fn is_kept(&self) -> bool {
+        self.kept.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_kept(&self, kept: bool) {
+        self.kept.store(kept, Ordering::Relaxed);
     }
 
     pub fn is_valid_at(&self, time: SystemTime) -> bool {

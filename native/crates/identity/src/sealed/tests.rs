@@ -351,9 +351,16 @@ async fn an_agent_that_comes_late_is_given_the_keys_all_the_same() {
     store.get(&id("a"), DEADLINE).await.unwrap();
     let mut agent = Agent::start(directory.path(), Manner::Well);
     tokio::time::timeout(DEADLINE, agent.deposits.changed()).await.unwrap().unwrap();
+    let shown_as_kept = async {
+        while !store.certificates()[0].kept {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, shown_as_kept).await.unwrap();
     // One that was restarted has nothing, and is given them again without any change.
     *agent.kept.lock() = None;
     store.deposit_again();
+    assert!(!store.certificates()[0].kept);
     tokio::time::timeout(DEADLINE, agent.deposits.changed()).await.unwrap().unwrap();
     assert!(agent.kept.lock().is_some());
     keeping.abort();

@@ -11,8 +11,8 @@ use crate::certificate::Chain;
 use crate::clock::backoff;
 use crate::sealed::{Contents, KeyKeeper, SealedEntry, SealedError, open, seal};
 
-/// Changes gathered into one deposit: at start, all identities of a node come at once.
-const DEBOUNCE: Duration = Duration::from_millis(200);
+/// Between two deposits: at start, all identities of a node come at once, and each deposit has all of them.
+const GATHER: Duration = Duration::from_millis(200);
 const MOST_RETRY: Duration = Duration::from_secs(30);
 
 impl CertificateStore {
@@ -47,6 +47,7 @@ impl CertificateStore {
                     if shared.trust.roots().is_empty() {
                         shared.trust.replace(roots);
                     }
+                    certificate.set_kept(true);
                     if self.entry(&identity).is_none() {
                         shared.unclaimed.lock().insert(identity, Arc::new(certificate));
                         restored += 1;
@@ -71,11 +72,13 @@ impl CertificateStore {
 
     /// Deposits once more, although nothing changed: for an agent that has been restarted.
     pub fn deposit_again(&self) {
+        self.held().iter().for_each(|certificate| certificate.set_kept(false));
         self.shared.changed();
     }
 
-    /// Deposits after every change (gathered over a fifth of a second) until the task is aborted; tries again
-    /// while the agent is away.
+    /// Deposits after every change until the task is aborted: the first at once, so that a data plane that ends
+    /// right after loses nothing, and those that follow within a fifth of a second together. Tries again while
+    /// the agent is away.
     pub fn keep_with(&self, keeper: KeyKeeper) -> JoinHandle<()> {
         let store = Self { shared: Arc::clone(&self.shared) };
         let mut changes = self.changes();
@@ -83,7 +86,6 @@ impl CertificateStore {
             while changes.changed().await.is_ok() {
                 let mut failures = 0;
                 loop {
-                    tokio::time::sleep(DEBOUNCE).await;
                     changes.mark_unchanged();
                     match store.deposit(&keeper).await {
                         Ok(()) => break,
@@ -96,21 +98,28 @@ impl CertificateStore {
                         }
                     }
                 }
+                tokio::time::sleep(GATHER).await;
             }
         })
     }
 
     async fn deposit(&self, keeper: &KeyKeeper) -> Result<(), SealedError> {
+        let held = self.held();
         // The buffer and the keys read into it are wiped before the agent is waited for.
-        let descriptor = seal(&self.contents().encode()?)?;
-        keeper.deposit(descriptor).await
+        let descriptor = seal(&self.contents(&held).encode()?)?;
+        keeper.deposit(descriptor).await?;
+        held.iter().for_each(|certificate| certificate.set_kept(true));
+        Ok(())
     }
 
-    fn contents(&self) -> Contents {
+    fn held(&self) -> Vec<Arc<WorkloadCertificate>> {
         let now = self.shared.clock.now();
-        let mut held: Vec<Arc<WorkloadCertificate>> =
-            self.shared.entries().iter().filter_map(|entry| entry.valid(now)).collect();
+        let mut held: Vec<_> = self.shared.entries().iter().filter_map(|entry| entry.valid(now)).collect();
         held.extend(self.shared.unclaimed.lock().values().cloned());
+        held
+    }
+
+    fn contents(&self, held: &[Arc<WorkloadCertificate>]) -> Contents {
         let entries = held.iter().map(|certificate| SealedEntry {
             identity: certificate.identity().clone(),
             obtained_at: certificate.obtained_at(),

@@ -32,6 +32,8 @@ pub struct CertificateView {
     pub roots: Vec<RootInfo>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub renew_at: Option<String>,
+    /// The node agent keeps it: a data plane that follows this one has it without asking the CA.
+    pub kept: bool,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -81,6 +83,7 @@ fn view(entry: &Entry, now: std::time::SystemTime, roots: &[RootInfo]) -> Certif
         error,
         chain: held.iter().flat_map(|held| held.chain()).filter_map(info).collect(),
         roots: roots.to_vec(),
+        kept: held.as_ref().is_some_and(|held| held.is_kept()),
         renew_at: held.map(|held| rfc3339_seconds(held.renew_at())),
     }
 }
