@@ -161,7 +161,8 @@ function checkSystem(needs) {
 }
 
 /**
- * @param {{ profile?: "release" | "dist" }} [options] `dist` is what is shipped and measured
+ * @param {{ profile?: "release" | "dist", tests?: boolean }} [options] `dist` is what is shipped and measured;
+ *   `tests` builds the Rust tests in the same step
  */
 export async function setup(options = {}) {
   checkNode();
@@ -175,16 +176,19 @@ export async function setup(options = {}) {
   );
   // Not native/dist, which is this step's own output.
   const native = ["Cargo.toml", "Cargo.lock", "native/crates", "native/bpf", "proto"];
+  // Tests ask for features that the programs do without (a paused clock), and cargo compiles what is above a feature
+  // once for each set: where tests are to follow, all is built once, with theirs.
+  const everything = options.tests === true ? ["--all-targets"] : [];
   await cached(
-    `cargo-${profile}`,
+    options.tests === true ? `cargo-${profile}-tests` : `cargo-${profile}`,
     native,
     [`target/${profile}/meltemi-proxy`, `target/${profile}/meltemi-testkit`, "native/dist/node-addon.node"],
     async () => {
       checkSystem(toBuild);
       await step(
-        "native build (data plane, addon, test kit)",
+        `native build (data plane, addon, test kit${options.tests === true ? ", tests" : ""})`,
         "cargo",
-        ["build", "--locked", "--profile", profile, "--workspace"],
+        ["build", "--locked", "--profile", profile, "--workspace", ...everything],
         {
           progress: /Compiling ([\w-]+)/,
         },

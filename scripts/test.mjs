@@ -35,31 +35,40 @@ const suites = [
 ];
 
 /**
+ * Closing lines of cargo's test programs: of each program the last, as a test may run its own program again (in a
+ * sandbox, say), whose closing line comes first.
+ * @param {string} output
+ */
+function cargoResults(output) {
+  const programs = output.split(/^\s+(?:Running|Doc-tests) /m).slice(1);
+  return programs.flatMap((text) => text.match(/^test result: .*$/gm)?.slice(-1) ?? []).join("\n");
+}
+
+/**
  * @param {string[]} command
  * @returns {Promise<{ ok: boolean, passed: number, failed: number }>} tests counted from the runner's own closing lines
  */
 function run(command) {
-  const [program = "", ...args] = command;
   return new Promise((resolve) => {
-    const child = spawn(program, args, {
+    // One pipe for both outputs: otherwise their order is lost.
+    const child = spawn("sh", ["-c", 'exec "$@" 2>&1', "suite", ...command], {
       cwd: root,
-      stdio: ["ignore", "pipe", "pipe"],
+      stdio: ["ignore", "pipe", "inherit"],
       env: { ...process.env, NO_COLOR: "1" },
     });
     let output = "";
-    for (const stream of [child.stdout, child.stderr]) {
-      stream.on("data", (/** @type {Buffer} */ chunk) => {
-        output += chunk.toString();
-        process.stdout.write(chunk);
-      });
-    }
+    child.stdout.on("data", (/** @type {Buffer} */ chunk) => {
+      output += chunk.toString();
+      process.stdout.write(chunk);
+    });
     child.on("error", (error) => {
       process.stdout.write(`${error.message}\n`);
       resolve({ ok: false, passed: 0, failed: 1 });
     });
     child.on("close", (code) => {
+      const cargo = cargoResults(output);
       const sum = (/** @type {RegExp} */ pattern) =>
-        [...output.matchAll(pattern)].reduce((total, match) => total + Number(match[1]), 0);
+        [...cargo.matchAll(pattern)].reduce((total, match) => total + Number(match[1]), 0);
       const vitestLine = /^\s*Tests\s.*$/gm.exec(output)?.[0] ?? "";
       const passed =
         sum(/^test result: \w+\. (\d+) passed/gm) + Number(/(\d+) passed/.exec(vitestLine)?.[1] ?? 0);
@@ -86,7 +95,7 @@ if (unknown.length > 0) {
 const started = Date.now();
 const seconds = (/** @type {number} */ since) => ((Date.now() - since) / 1000).toFixed(1).padStart(7);
 try {
-  await setup();
+  await setup({ tests: true });
 } catch (error) {
   process.stderr.write(`${error instanceof Error ? error.message : String(error)}\n`);
   process.exit(1);
