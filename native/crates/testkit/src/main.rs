@@ -4,6 +4,7 @@
 //! Every command talks JSON on standard output, one object a line. Commands that go on until a signal
 //! print a line with `"ready":true` once they are, and their result when SIGTERM or SIGINT comes.
 
+mod attack;
 mod capture;
 mod client;
 mod failure;
@@ -41,6 +42,9 @@ enum Command {
     /// Load for benchmarks.
     #[command(subcommand)]
     Load(load::Load),
+    /// Attempts to get past capture and guard.
+    #[command(subcommand)]
+    Attack(attack::Attack),
 }
 
 fn main() -> std::process::ExitCode {
@@ -72,6 +76,7 @@ fn run(options: Options) -> anyhow::Result<bool> {
             Command::Capture(command) => capture::run(command).await.map(|()| true),
             Command::Hbone(command) => hbone::run(command).await,
             Command::Load(command) => load::run(command).await,
+            Command::Attack(command) => attack::run(command).await,
         }
     })
 }

@@ -5,28 +5,7 @@ mod support;
 
 use std::process::Command;
 
-use support::{BINARY, Running};
-
-/// Runs a shell script beside a capture of `lo`, and waits for its report. `$kit` is the binary, `$capture` the
-/// capture's process, which the script ends.
-fn captured(capture: &str, traffic: &str) -> serde_json::Value {
-    let script = format!(
-        "set -e; kit={BINARY}; ip link set lo up
-        : > report; $kit capture --interface lo {capture} > report & capture=$!
-        until grep -q ready report; do sleep 0.02; done
-        {traffic}
-        wait $capture; cat report"
-    );
-    let directory = tempfile::tempdir().unwrap();
-    let path = format!("{}:/usr/sbin:/sbin", env!("PATH"));
-    let mut running = Running::start(
-        Command::new("unshare")
-            .args(["-Urnpf", "--kill-child", "sh", "-c", &script])
-            .env("PATH", path)
-            .current_dir(directory.path()),
-    );
-    running.last()
-}
+use support::{BINARY, captured};
 
 /// Starts a server, waits for it, whose process is `$server`.
 const SERVER: &str = ": > server; $kit serve tcp --sink --listen 127.0.0.1:7000 > server & server=$!

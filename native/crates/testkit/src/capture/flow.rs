@@ -31,6 +31,8 @@ pub(super) struct Flow {
     pub(super) tls_records: u64,
     pub(super) payload_bytes: u64,
     pub(super) found: Vec<bool>,
+    /// Bytes of markers that lie across the seam of two segments: no frame has them whole.
+    pub(super) seam_marker_bytes: u64,
 }
 
 impl Flow {
@@ -45,6 +47,7 @@ impl Flow {
             tls_records: 0,
             payload_bytes: 0,
             found: vec![false; markers.len()],
+            seam_marker_bytes: 0,
         }
     }
 
@@ -56,11 +59,13 @@ impl Flow {
     pub(super) fn begin(&mut self, sequence: u32) {
         let found = std::mem::take(&mut self.found);
         let (tls_records, payload_bytes) = (self.tls_records, self.payload_bytes);
+        let seam_marker_bytes = self.seam_marker_bytes;
         *self = Self {
             next: Some(sequence.wrapping_add(1)),
             found,
             tls_records,
             payload_bytes,
+            seam_marker_bytes,
             ..Self::empty(self.tail_limit)
         };
     }
@@ -128,8 +133,10 @@ impl Flow {
         self.payload_bytes += fresh.len() as u64;
         // Across the seam: the tail, and as much of the new part as a marker may reach into it.
         let reach = fresh.len().min(self.tail_limit);
+        let seam = self.tail.len();
         self.tail.extend_from_slice(&fresh[..reach]);
         search(&self.tail, markers, &mut self.found);
+        self.seam_marker_bytes += markers.iter().map(|marker| across(&self.tail, seam, marker)).sum::<u64>();
         if fresh.len() > reach {
             self.tail.clear();
             self.tail.extend_from_slice(&fresh[fresh.len() - reach..]);
@@ -185,17 +192,37 @@ fn search(data: &[u8], markers: &[Vec<u8>], found: &mut [bool]) {
 }
 
 fn contains(data: &[u8], marker: &[u8]) -> bool {
-    let Some((first, rest)) = marker.split_first() else { return false };
+    find(data, marker).is_some()
+}
+
+fn find(data: &[u8], marker: &[u8]) -> Option<usize> {
+    let (first, rest) = marker.split_first()?;
     let mut from = 0;
     while let Some(at) = data.get(from..).and_then(|rest| rest.iter().position(|byte| byte == first)) {
         let after = from + at + 1;
-        match data.get(after..after + rest.len()) {
-            Some(seen) if seen == rest => return true,
-            Some(_) => from = after,
-            None => return false,
+        if data.get(after..after + rest.len())? == rest {
+            return Some(from + at);
         }
+        from = after;
     }
-    false
+    None
+}
+
+/// Bytes of a marker in some data, each occurrence counted.
+pub(super) fn marker_bytes(data: &[u8], marker: &[u8]) -> u64 {
+    let (mut from, mut count) = (0, 0);
+    while let Some(at) = data.get(from..).and_then(|rest| find(rest, marker)) {
+        count += 1;
+        from += at + marker.len();
+    }
+    count * marker.len() as u64
+}
+
+/// The same, of those occurrences only that begin before the seam and end after it.
+fn across(data: &[u8], seam: usize, marker: &[u8]) -> u64 {
+    let from = seam.saturating_sub(marker.len() - 1);
+    let to = data.len().min(seam + marker.len() - 1);
+    if seam == 0 { 0 } else { marker_bytes(&data[from..to], marker) }
 }
 
 #[cfg(test)]
@@ -227,6 +254,9 @@ mod tests {
                     fed(&[(0, &stream[..cut]), (cut, &stream[cut..second]), (second, &stream[second..])]);
                 assert_eq!(flow.found, [true, false], "{cut} {second}");
                 assert_eq!(flow.payload_bytes, stream.len() as u64);
+                let parts = [&stream[..cut], &stream[cut..second], &stream[second..]];
+                let whole: u64 = parts.iter().map(|part| marker_bytes(part, b"needle-0123")).sum();
+                assert_eq!(whole + flow.seam_marker_bytes, 11, "counted once: {cut} {second}");
             }
         }
     }

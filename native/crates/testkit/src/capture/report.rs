@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use serde::Serialize;
 
-use super::flow::Flow;
+use super::flow::{Flow, marker_bytes};
 use super::packet::{ACK, Captured, Carried, FIN, RST, SYN, Segment, parse};
 use super::ring::Statistics;
 
@@ -42,8 +42,13 @@ pub(super) struct Report {
     payload_bytes_outside_tunnel: u64,
     /// Payload of flows that are not a sequence of TLS records.
     payload_bytes_not_tls: u64,
-    /// Any of the markers, in any flow.
+    /// Any of the markers, in any flow or frame.
     marker_found: bool,
+    /// Bytes of all markers, each time they were seen: in frames of any kind, fragments and unknown
+    /// protocols too, and across the segments of a flow.
+    marker_bytes: u64,
+    /// Frames that have a marker whole.
+    marker_frames: u64,
     markers_found: Vec<String>,
     marker_flows: Vec<String>,
     #[serde(skip)]
@@ -76,6 +81,8 @@ impl Report {
             payload_bytes_outside_tunnel: 0,
             payload_bytes_not_tls: 0,
             marker_found: false,
+            marker_bytes: 0,
+            marker_frames: 0,
             markers_found: Vec::new(),
             marker_flows: Vec::new(),
             markers,
@@ -87,6 +94,9 @@ impl Report {
     pub(super) fn add(&mut self, captured: &Captured<'_>) {
         self.packets += 1;
         self.bytes += u64::from(captured.wire_bytes);
+        let marked: u64 = self.markers.iter().map(|marker| marker_bytes(captured.data, marker)).sum();
+        self.marker_bytes += marked;
+        self.marker_frames += u64::from(marked > 0);
         match parse(captured.data) {
             Carried::Tcp(segment) => self.add_segment(&segment),
             Carried::Udp { payload_bytes, .. } => {
@@ -138,6 +148,7 @@ impl Report {
                 .unwrap_or_else(|| source.port().min(destination.port()));
             *self.tcp_payload_bytes_by_port.entry(server).or_default() += flow.payload_bytes;
             self.tls_records += flow.tls_records;
+            self.marker_bytes += flow.seam_marker_bytes;
             if source.port() != TUNNEL_PORT && destination.port() != TUNNEL_PORT {
                 self.payload_bytes_outside_tunnel += flow.payload_bytes;
             }
@@ -155,7 +166,7 @@ impl Report {
         named.sort();
         named.truncate(MAX_NAMED_FLOWS);
         self.marker_flows = named;
-        self.marker_found = found.contains(&true);
+        self.marker_found = found.contains(&true) || self.marker_bytes > 0;
         self.markers_found = self
             .markers
             .iter()
@@ -204,7 +215,18 @@ mod tests {
             (&2.into(), &1.into(), &1.into())
         );
         assert_eq!(seen["marker_found"], true);
+        assert_eq!((&seen["marker_bytes"], &seen["marker_frames"]), (&6.into(), &0.into()));
         assert_eq!(seen["marker_flows"], serde_json::json!(["10.0.0.1:50000 > 10.0.0.2:80"]));
+    }
+
+    #[test]
+    fn finds_the_marker_in_what_is_no_tcp() {
+        let mut fragment = tcp_frame(1, 2, 3, ACK, b"xx needle");
+        fragment[20] = 0x20; // more fragments, and an offset
+        fragment[21] = 3;
+        let seen = report(&[fragment, b"no packet at all, but needle and needle".to_vec()]);
+        assert_eq!((&seen["marker_bytes"], &seen["marker_frames"]), (&18.into(), &2.into()));
+        assert_eq!((&seen["marker_found"], &seen["flows"]), (&true.into(), &0.into()));
     }
 
     #[test]

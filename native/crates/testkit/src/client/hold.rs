@@ -36,7 +36,10 @@ pub(crate) struct HoldOptions {
     /// How long an echo may take.
     #[arg(long, default_value_t = 10_000)]
     timeout_ms: u64,
-    /// Only waits for the end, and sends nothing after the first byte.
+    /// Bytes to send each time, all of which must come back: many and without a pause are bulk.
+    #[arg(long, default_value_t = 1)]
+    bytes: usize,
+    /// Only waits for the end, and sends nothing after the first time.
     #[arg(long)]
     silent: bool,
 }
@@ -73,7 +76,7 @@ pub(super) async fn idle(options: IdleOptions) -> anyhow::Result<bool> {
 async fn open_one(options: &IdleOptions, limit: Duration) -> Result<TcpStream, Failure> {
     let mut stream = super::connect(options.connect, limit).await?;
     if options.probe {
-        tokio::time::timeout(limit, echo(&mut stream)).await.map_err(|_| Failure::timeout())??;
+        tokio::time::timeout(limit, echo(&mut stream, b"h")).await.map_err(|_| Failure::timeout())??;
     }
     Ok(stream)
 }
@@ -83,10 +86,14 @@ fn is_open(stream: &TcpStream) -> bool {
     matches!(stream.try_read(&mut byte), Err(error) if error.kind() == std::io::ErrorKind::WouldBlock)
 }
 
-async fn echo(stream: &mut TcpStream) -> std::io::Result<()> {
-    let mut byte = *b"h";
-    stream.write_all(&byte).await?;
-    stream.read_exact(&mut byte).await?;
+/// Sends some bytes and reads as many back, at the same time: both ends' buffers may be smaller.
+async fn echo(stream: &mut TcpStream, bytes: &[u8]) -> std::io::Result<()> {
+    let (mut reader, mut writer) = stream.split();
+    let mut back = vec![0_u8; bytes.len()];
+    tokio::try_join!(writer.write_all(bytes), reader.read_exact(&mut back))?;
+    if back != bytes {
+        return Err(std::io::Error::new(std::io::ErrorKind::InvalidData, "the echo differs"));
+    }
     Ok(())
 }
 
@@ -122,8 +129,9 @@ async fn keep(
     stream: &mut TcpStream,
     echoed: &mut u64,
 ) -> serde_json::Value {
+    let bytes: Vec<u8> = (0..options.bytes.max(1)).map(|index| (index % 251) as u8).collect();
     loop {
-        match tokio::time::timeout(limit, echo(stream)).await {
+        match tokio::time::timeout(limit, echo(stream, &bytes)).await {
             Ok(Ok(())) => *echoed += 1,
             Ok(Err(error)) => return how(&error),
             Err(_) => return serde_json::json!("timeout"),
@@ -154,6 +162,7 @@ async fn keep(
 fn how(error: &std::io::Error) -> serde_json::Value {
     match error.kind() {
         std::io::ErrorKind::UnexpectedEof => serde_json::json!("eof"),
+        std::io::ErrorKind::InvalidData => serde_json::json!("wrong"),
         _ => serde_json::json!(kind_of(error)),
     }
 }

@@ -38,6 +38,8 @@ pub(super) async fn serve(options: Options) -> anyhow::Result<()> {
             }
         };
         let name = Arc::clone(&name);
+        // A listener for both families names IPv4 clients as mapped addresses.
+        let client = SocketAddr::new(client.ip().to_canonical(), client.port());
         tokio::spawn(async move {
             let _ = stream.set_nodelay(true);
             let service = service_fn(move |request| {

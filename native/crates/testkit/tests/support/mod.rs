@@ -80,3 +80,24 @@ pub(crate) fn run(args: &[&str]) -> (Value, i32) {
     let last = text.lines().last().map_or(Value::Null, |line| serde_json::from_str(line).expect("JSON"));
     (last, output.status.code().expect("no signal"))
 }
+
+/// Runs a shell script beside a capture of `lo`, and waits for its report. `$kit` is the binary, `$capture` the
+/// capture's process, which the script ends.
+pub(crate) fn captured(capture: &str, traffic: &str) -> serde_json::Value {
+    let script = format!(
+        "set -e; kit={BINARY}; ip link set lo up
+        : > report; $kit capture --interface lo {capture} > report & capture=$!
+        until grep -q ready report; do sleep 0.02; done
+        {traffic}
+        wait $capture; cat report"
+    );
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = format!("{}:/usr/sbin:/sbin", env!("PATH"));
+    let mut running = Running::start(
+        Command::new("unshare")
+            .args(["-Urnpf", "--kill-child", "sh", "-c", &script])
+            .env("PATH", path)
+            .current_dir(directory.path()),
+    );
+    running.last()
+}
