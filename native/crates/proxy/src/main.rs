@@ -42,6 +42,9 @@ fn start() -> anyhow::Result<()> {
     let logging = meltemi_telemetry::logging::init(&config.log_level, config.log_format)?;
     raise_descriptor_limit();
     meltemi_capture::tune_allocator();
+    // Before there is another thread: each has the privileges of the one that starts it.
+    let narrowed = meltemi_confine::narrow_data_plane()?;
+    tracing::info!(capabilities = narrowed.capabilities.join(","), "privileges narrowed");
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(config.workers)
         .thread_name("worker")
