@@ -42,7 +42,8 @@ impl Connector for Dialer {
             .map_err(|e| failure(ConnectFailureKind::NoCertificate, e.to_string()))?;
         let upstream = Upstream {
             destination: key.address,
-            source: Some(key.source_ip),
+            // A pod without an address of the peer's family leaves the choice to routing.
+            source: Some(key.source_ip).filter(|own| own.is_ipv4() == key.address.is_ipv4()),
             apart: false,
             kind: UpstreamKind::Tunnel,
             timeout: settings.connect_timeout,

@@ -85,6 +85,7 @@ fn connect(mesh: &Mesh, source: &Workload, number: u32) -> Result<(), Failure> {
         service_port: 80,
         source,
         client: Ipv4Addr::new(10, 0, 0, 1).into(),
+        tried: &[],
     };
     match mesh.select(request)? {
         Selection::Endpoint(endpoint) => {

@@ -18,6 +18,7 @@ mod decode;
 mod demand;
 mod dump;
 mod ejection;
+mod families;
 mod intern;
 mod mesh;
 mod policies;

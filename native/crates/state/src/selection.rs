@@ -11,8 +11,9 @@ use tokio::time::{Duration, Instant};
 
 use crate::Text;
 use crate::ejection::ConnectOutcome;
+use crate::families::{Fit, Reach, Unaddressed, address_for};
 use crate::mesh::Mesh;
-use crate::service::{BalanceMode, BalanceScope, IpFamilies, LoadBalancing, Service};
+use crate::service::{BalanceMode, BalanceScope, LoadBalancing, Service};
 use crate::store::{EndpointEntry, ServiceEntry};
 use crate::workload::Workload;
 
@@ -28,6 +29,9 @@ pub struct SelectionRequest<'a> {
     pub source: &'a Workload,
     /// For client-IP affinity, and whose address family is preferred.
     pub client: IpAddr,
+    /// Addresses that were tried for this connection and not reached: they are chosen only where there is
+    /// nothing else.
+    pub tried: &'a [IpAddr],
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,9 +69,17 @@ pub enum SelectError {
     NoSuchPort { service: ServiceKey, port: u16 },
     #[error(
         "service {service} has no endpoint for port {port}: of {known} known, {unhealthy} are not ready, \
-         {elsewhere} are out of its traffic distribution's reach"
+         {elsewhere} are out of its traffic distribution's reach, {other_family} have only addresses of a \
+         family (IPv4, IPv6) that the client has not"
     )]
-    NoEndpoint { service: ServiceKey, port: u16, known: usize, unhealthy: usize, elsewhere: usize },
+    NoEndpoint {
+        service: ServiceKey,
+        port: u16,
+        known: usize,
+        unhealthy: usize,
+        elsewhere: usize,
+        other_family: usize,
+    },
 }
 
 /// Up to so many endpoints are looked at one by one for every connection, and take turns.
@@ -77,21 +89,25 @@ const FEW: usize = 16;
 struct Candidate<'a> {
     entry: &'a EndpointEntry,
     port: u16,
+    reach: Reach<'a>,
+    fit: Fit,
     rank: usize,
 }
 
 /// Why an endpoint is no candidate.
 enum Unfit {
-    /// It does not serve the port, or has no address that the client can reach.
+    /// It does not serve the port, or has no address.
     Unsuited,
+    OtherFamily,
     Unhealthy,
     Elsewhere,
 }
 
 impl Mesh {
     /// Chooses among the endpoints that serve the port, are healthy (or the service takes all), and
-    /// are within reach; of these among the nearest; of these avoiding those that recently failed
-    /// to connect, unless all did. One that a client's affinity names goes first.
+    /// are within reach; of these among those with an address of the client's family, if there are any;
+    /// of these among the nearest; of these avoiding those that recently failed to connect, unless all
+    /// did. One that a client's affinity names goes first.
     pub fn select(&self, request: SelectionRequest<'_>) -> Result<Selection, SelectError> {
         let store = self.store.read();
         let gone = || SelectError::ServiceGone { service: request.service.clone() };
@@ -115,7 +131,7 @@ impl Mesh {
         Ok(Selection::Endpoint(Endpoint {
             service: service.clone(),
             workload: chosen.entry.workload.clone(),
-            address: address_of(&chosen.entry.workload, service.ip_families, request.client),
+            address: chosen.reach.into(),
             port: chosen.port,
         }))
     }
@@ -164,7 +180,7 @@ impl Mesh {
         (0..4).find_map(|_| {
             let endpoint = &entry.endpoints[rand::rng().random_range(0..entry.endpoints.len())];
             let candidate = examine(endpoint, service, service_target, request).ok()?;
-            (!self.is_ejected(&candidate)).then_some(candidate)
+            (candidate.fit == Fit::SameFamily && !self.is_ejected(&candidate)).then_some(candidate)
         })
     }
 
@@ -194,6 +210,14 @@ impl Mesh {
     }
 }
 
+/// Endpoints that are no candidates, by why.
+#[derive(Default)]
+struct Left {
+    unhealthy: usize,
+    elsewhere: usize,
+    other_family: usize,
+}
+
 /// The nearest of the endpoints that are fit; never empty.
 fn candidates<'a>(
     entry: &'a ServiceEntry,
@@ -201,26 +225,29 @@ fn candidates<'a>(
     service_target: Option<u16>,
     request: &SelectionRequest<'_>,
 ) -> Result<Vec<Candidate<'a>>, SelectError> {
-    let (mut unhealthy, mut elsewhere) = (0, 0);
+    let mut left = Left::default();
     let mut found: Vec<Candidate<'a>> = Vec::with_capacity(entry.endpoints.len());
     for endpoint in &entry.endpoints {
         match examine(endpoint, service, service_target, request) {
             Ok(candidate) => found.push(candidate),
             Err(Unfit::Unsuited) => {}
-            Err(Unfit::Unhealthy) => unhealthy += 1,
-            Err(Unfit::Elsewhere) => elsewhere += 1,
+            Err(Unfit::OtherFamily) => left.other_family += 1,
+            Err(Unfit::Unhealthy) => left.unhealthy += 1,
+            Err(Unfit::Elsewhere) => left.elsewhere += 1,
         }
     }
-    let Some(nearest) = found.iter().map(|candidate| candidate.rank).max() else {
+    let order = |candidate: &Candidate<'_>| (candidate.fit, candidate.rank);
+    let Some(best) = found.iter().map(order).max() else {
         return Err(SelectError::NoEndpoint {
             service: service.key.clone(),
             port: request.service_port,
             known: entry.endpoints.len(),
-            unhealthy,
-            elsewhere,
+            unhealthy: left.unhealthy,
+            elsewhere: left.elsewhere,
+            other_family: left.other_family,
         });
     };
-    found.retain(|candidate| candidate.rank == nearest);
+    found.retain(|candidate| order(candidate) == best);
     Ok(found)
 }
 
@@ -232,36 +259,21 @@ fn examine<'a>(
 ) -> Result<Candidate<'a>, Unfit> {
     let workload = &*endpoint.workload;
     let port = target_port(endpoint, request.service_port, service_target).ok_or(Unfit::Unsuited)?;
-    if !is_reachable(workload, service.ip_families, request.source) {
-        return Err(Unfit::Unsuited);
-    }
+    let (fit, reach) = address_for(workload, service.ip_families, request).map_err(|none| match none {
+        Unaddressed::NoAddress => Unfit::Unsuited,
+        Unaddressed::OtherFamily => Unfit::OtherFamily,
+    })?;
     if (!workload.healthy && !service.load_balancing.allow_unhealthy) || workload.capacity == 0 {
         return Err(Unfit::Unhealthy);
     }
     let rank = rank(&service.load_balancing, request.source, workload).ok_or(Unfit::Elsewhere)?;
-    Ok(Candidate { entry: endpoint, port, rank })
+    Ok(Candidate { entry: endpoint, port, reach, fit, rank })
 }
 
 /// The endpoint's own mapping goes before the service's.
 fn target_port(endpoint: &EndpointEntry, service_port: u16, service_target: Option<u16>) -> Option<u16> {
     let own = endpoint.ports.iter().find(|mapping| mapping.service_port == service_port);
     own.and_then(|mapping| mapping.target_port).or(service_target)
-}
-
-fn is_reachable(workload: &Workload, families: IpFamilies, source: &Workload) -> bool {
-    workload.ips.iter().any(|ip| families.accepts(*ip))
-        || (workload.ips.is_empty() && !workload.hostname.is_empty())
-        || (workload.network_gateway.is_some() && workload.network != source.network)
-}
-
-fn address_of(workload: &Workload, families: IpFamilies, client: IpAddr) -> EndpointAddress {
-    let accepted = || workload.ips.iter().filter(|ip| families.accepts(**ip));
-    let ip = accepted().find(|ip| ip.is_ipv4() == client.is_ipv4()).or_else(|| accepted().next());
-    match ip {
-        Some(ip) => EndpointAddress::Ip(*ip),
-        None if !workload.hostname.is_empty() => EndpointAddress::Hostname(workload.hostname.clone()),
-        None => EndpointAddress::NetworkGateway,
-    }
 }
 
 /// How near the workload is: how many scopes match, counted from the first until one does not.

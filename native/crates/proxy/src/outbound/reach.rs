@@ -1,5 +1,5 @@
 //! Reaches a route's next hop, trying other endpoints where one cannot be reached.
-use super::route::{Hop, Route, route};
+use super::route::{Hop, Route, Traveller, route};
 use crate::failure::Failure;
 use crate::pod::Pod;
 use meltemi_capture::UpstreamKind;
@@ -12,7 +12,7 @@ use std::sync::Arc;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-/// Endpoints that are tried for one connection.
+/// Endpoints, or addresses of one, that are tried for one connection.
 const ENDPOINTS: usize = 3;
 
 pub(crate) enum Upstream {
@@ -35,9 +35,9 @@ pub(crate) async fn reach(
     deadline: Instant,
     taken: &mut Option<Route>,
 ) -> Result<Reached, Failure> {
-    let mut attempt = 1;
+    let mut tried = Vec::new();
     loop {
-        let route = route(pod, source, client, destination, deadline).await?;
+        let route = route(Traveller { pod, source, client, destination, deadline, tried: &tried }).await?;
         let result = match route.hop {
             Hop::Plain(address) => plain(pod, client, address).await,
             Hop::Hbone { address, authority } => {
@@ -45,7 +45,7 @@ pub(crate) async fn reach(
             }
         };
         let endpoint = route.workload.clone().filter(|_| route.alternatives);
-        let port = route.port;
+        let (port, address) = (route.port, route.hop.address());
         *taken = Some(route);
         let Some(endpoint) = endpoint else { return result };
         match result {
@@ -55,11 +55,11 @@ pub(crate) async fn reach(
             }
             Err(failure) if failure.is_endpoints() => {
                 pod.node.mesh.report(&endpoint.uid, port, ConnectOutcome::Failed);
-                if attempt == ENDPOINTS {
+                tried.push(address.ip());
+                if tried.len() == ENDPOINTS {
                     return Err(failure);
                 }
                 tracing::debug!(endpoint = %endpoint.uid, error = failure.error, "endpoint not reached, choosing again");
-                attempt += 1;
             }
             Err(failure) => return Err(failure),
         }

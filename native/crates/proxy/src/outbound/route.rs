@@ -3,12 +3,12 @@ use crate::failure::Failure;
 use crate::pod::Pod;
 use meltemi_capture::{PORT_HBONE, PORT_INBOUND_PLAINTEXT, PORT_OUTBOUND};
 use meltemi_state::{
-    EndpointAddress, GatewayAddress, GatewayDestination, Resolved, Selection, SelectionRequest, Service,
-    Tunnel, Workload,
+    EndpointAddress, GatewayAddress, GatewayDestination, IpFamilies, Mesh, Resolved, Selection,
+    SelectionRequest, Service, Tunnel, Workload,
 };
 use meltemi_telemetry::Reason;
-use meltemi_types::{NamespacedHostname, NetworkAddress};
-use std::net::SocketAddr;
+use meltemi_types::{NamespacedHostname, NetworkAddress, ServiceKey};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use tokio::time::Instant;
 
@@ -19,6 +19,15 @@ pub(crate) enum Hop {
     Plain(SocketAddr),
     /// Through a tunnel to `address`, with `authority` in the CONNECT.
     Hbone { address: SocketAddr, authority: SocketAddr },
+}
+
+impl Hop {
+    /// What is connected to.
+    pub(crate) fn address(&self) -> SocketAddr {
+        match *self {
+            Self::Plain(address) | Self::Hbone { address, .. } => address,
+        }
+    }
 }
 
 /// Where a connection goes.
@@ -47,42 +56,59 @@ pub(crate) fn is_loop(destination: SocketAddr, client: SocketAddr, own: &Workloa
         && (ip.is_loopback() || ip.is_unspecified() || ip == client.ip() || own.ips.contains(&ip))
 }
 
-/// Decides, waiting for discovery until `deadline`. Plaintext needs an explicit answer: what is not known
+/// A captured connection that looks for its way.
+#[derive(Clone, Copy)]
+pub(crate) struct Traveller<'a> {
+    pub(crate) pod: &'a Pod,
+    pub(crate) source: &'a Arc<Workload>,
+    pub(crate) client: SocketAddr,
+    /// As the application dialled.
+    pub(crate) destination: SocketAddr,
+    pub(crate) deadline: Instant,
+    /// Endpoints' addresses that were not reached.
+    pub(crate) tried: &'a [IpAddr],
+}
+
+impl Traveller<'_> {
+    fn mesh(&self) -> &Mesh {
+        &self.pod.node.mesh
+    }
+
+    fn address(&self) -> NetworkAddress {
+        NetworkAddress::new(self.pod.node.settings.network.clone(), self.destination.ip())
+    }
+
+    async fn endpoint(&self, service: &ServiceKey, service_port: u16) -> Result<Selection, Failure> {
+        let request = SelectionRequest {
+            service,
+            service_port,
+            source: self.source,
+            client: self.client.ip(),
+            tried: self.tried,
+        };
+        Ok(self.mesh().select_endpoint(request).await?)
+    }
+
+    /// A workload's waypoint that the connection has yet to pass.
+    fn waypoint<'w>(&self, waypoint: &'w Option<Arc<GatewayAddress>>) -> Option<&'w Arc<GatewayAddress>> {
+        waypoint.as_ref().filter(|waypoint| !is_behind(waypoint, self.source))
+    }
+}
+
+/// Decides, waiting for discovery until the deadline. Plaintext needs an explicit answer: what is not known
 /// is refused.
-pub(crate) async fn route(
-    pod: &Pod,
-    source: &Arc<Workload>,
-    client: SocketAddr,
-    destination: SocketAddr,
-    deadline: Instant,
-) -> Result<Route, Failure> {
-    let mesh = &pod.node.mesh;
-    let address = NetworkAddress::new(pod.node.settings.network.clone(), destination.ip());
-    match mesh.resolve(&address, &pod.info.namespace, deadline).await? {
+pub(crate) async fn route(traveller: Traveller<'_>) -> Result<Route, Failure> {
+    let Traveller { pod, destination, deadline, .. } = traveller;
+    match traveller.mesh().resolve(&traveller.address(), &pod.info.namespace, deadline).await? {
         Resolved::Negative => Ok(passthrough(destination, None)),
-        Resolved::Workload(workload) => match &workload.waypoint {
-            Some(waypoint) if !is_behind(waypoint, source) => {
-                to_waypoint(pod, source, waypoint, None, client, destination, deadline).await
-            }
-            _ => to_workload(pod, workload, None, destination),
+        Resolved::Workload(workload) => match traveller.waypoint(&workload.waypoint) {
+            Some(waypoint) => to_waypoint(traveller, waypoint, None, destination).await,
+            None => to_workload(pod, workload, None, destination),
         },
-        Resolved::Service(service) => {
-            if let Some(waypoint) = &service.waypoint
-                && !is_behind(waypoint, source)
-            {
-                return to_waypoint(
-                    pod,
-                    source,
-                    waypoint,
-                    Some(service.clone()),
-                    client,
-                    destination,
-                    deadline,
-                )
-                .await;
-            }
-            to_endpoint(pod, source, service, client, destination, deadline).await
-        }
+        Resolved::Service(service) => match traveller.waypoint(&service.waypoint) {
+            Some(waypoint) => to_waypoint(traveller, waypoint, Some(service.clone()), destination).await,
+            None => to_endpoint(traveller, service).await,
+        },
     }
 }
 
@@ -130,25 +156,12 @@ fn to_workload(
     Ok(Route { hop, workload: Some(workload), service, alternatives, port: target.port(), waypoint: false })
 }
 
-async fn to_endpoint(
-    pod: &Pod,
-    source: &Arc<Workload>,
-    service: Arc<Service>,
-    client: SocketAddr,
-    destination: SocketAddr,
-    deadline: Instant,
-) -> Result<Route, Failure> {
-    let request = SelectionRequest {
-        service: &service.key,
-        service_port: destination.port(),
-        source,
-        client: client.ip(),
-    };
-    let endpoint = match pod.node.mesh.select_endpoint(request).await? {
+async fn to_endpoint(traveller: Traveller<'_>, service: Arc<Service>) -> Result<Route, Failure> {
+    let Traveller { pod, destination, .. } = traveller;
+    let endpoint = match traveller.endpoint(&service.key, destination.port()).await? {
         Selection::Passthrough(service) => {
             // What is dialled may be a workload's own address: no service makes its connections plaintext.
-            let address = NetworkAddress::new(pod.node.settings.network.clone(), destination.ip());
-            let Some(workload) = pod.node.mesh.workload_at(&address) else {
+            let Some(workload) = traveller.mesh().workload_at(&traveller.address()) else {
                 return Ok(passthrough(destination, Some(service)));
             };
             let route = to_workload(pod, workload, Some(service), destination)?;
@@ -158,7 +171,9 @@ async fn to_endpoint(
     };
     let ip = match &endpoint.address {
         EndpointAddress::Ip(ip) => *ip,
-        EndpointAddress::Hostname(name) => resolve_name(name, endpoint.port, deadline).await?,
+        EndpointAddress::Hostname(name) => {
+            resolve_name(traveller, name, endpoint.port, service.ip_families).await?
+        }
         EndpointAddress::NetworkGateway => {
             return Err(Failure::new(
                 Reason::NoEndpoint,
@@ -167,43 +182,45 @@ async fn to_endpoint(
         }
     };
     let target = SocketAddr::new(ip, endpoint.port);
-    if let Some(waypoint) = &endpoint.workload.waypoint
-        && !is_behind(waypoint, source)
-    {
-        let waypoint = waypoint.clone();
-        return to_waypoint(pod, source, &waypoint, Some(endpoint.service), client, target, deadline).await;
+    match traveller.waypoint(&endpoint.workload.waypoint) {
+        Some(waypoint) => to_waypoint(traveller, waypoint, Some(endpoint.service), target).await,
+        None => to_workload(pod, endpoint.workload, Some(endpoint.service), target),
     }
-    to_workload(pod, endpoint.workload, Some(endpoint.service), target)
 }
 
-async fn resolve_name(name: &str, port: u16, deadline: Instant) -> Result<std::net::IpAddr, Failure> {
+/// The first address in the order in which DNS gave them, of the client's own family if there is one.
+async fn resolve_name(
+    traveller: Traveller<'_>,
+    name: &str,
+    port: u16,
+    families: IpFamilies,
+) -> Result<IpAddr, Failure> {
+    let none = |why: String| Failure::new(Reason::NoEndpoint, format!("{name}{why}"));
     let resolving = tokio::net::lookup_host((name, port));
-    match tokio::time::timeout_at(deadline, resolving).await {
-        Ok(Ok(mut addresses)) => addresses
-            .next()
-            .map(|address| address.ip())
-            .ok_or_else(|| Failure::new(Reason::NoEndpoint, format!("{name} has no address"))),
-        Ok(Err(error)) => Err(Failure::new(Reason::NoEndpoint, format!("{name}: {error}"))),
-        Err(_) => Err(Failure::new(Reason::NoEndpoint, format!("{name}: DNS gave no answer in time"))),
+    match tokio::time::timeout_at(traveller.deadline, resolving).await {
+        Ok(Ok(addresses)) => addresses
+            .map(|address| address.ip().to_canonical())
+            .filter(|ip| families.accepts(*ip))
+            .min_by_key(|ip| (traveller.tried.contains(ip), ip.is_ipv4() != traveller.client.is_ipv4()))
+            .ok_or_else(|| none(" has no address".to_owned())),
+        Ok(Err(error)) => Err(none(format!(": {error}"))),
+        Err(_) => Err(none(": DNS gave no answer in time".to_owned())),
     }
 }
 
 /// Through the waypoint that the destination asks for. One that cannot be had refuses the connection:
 /// going around it would go around its policies.
 async fn to_waypoint(
-    pod: &Pod,
-    source: &Arc<Workload>,
+    traveller: Traveller<'_>,
     waypoint: &GatewayAddress,
     service: Option<Arc<Service>>,
-    client: SocketAddr,
     target: SocketAddr,
-    deadline: Instant,
 ) -> Result<Route, Failure> {
-    let mesh = &pod.node.mesh;
+    let Traveller { pod, deadline, .. } = traveller;
     let missing = |what: String| Failure::new(Reason::NoEndpoint, format!("waypoint {what} is not known"));
     let found = match &waypoint.destination {
         GatewayDestination::Address(address) => {
-            match mesh.resolve(address, &pod.info.namespace, deadline).await? {
+            match traveller.mesh().resolve(address, &pod.info.namespace, deadline).await? {
                 Resolved::Workload(workload) => Err((workload, address.ip())),
                 Resolved::Service(service) => Ok(service),
                 Resolved::Negative => return Err(missing(address.to_string())),
@@ -213,21 +230,13 @@ async fn to_waypoint(
     };
     let (workload, ip) = match found {
         Err(direct) => direct,
-        Ok(gateway) => {
-            let request = SelectionRequest {
-                service: &gateway.key,
-                service_port: waypoint.hbone_port,
-                source,
-                client: client.ip(),
-            };
-            match mesh.select_endpoint(request).await? {
-                Selection::Endpoint(endpoint) => match endpoint.address {
-                    EndpointAddress::Ip(ip) => (endpoint.workload, ip),
-                    _ => return Err(missing(format!("{} (it has no address)", gateway.key))),
-                },
-                Selection::Passthrough(_) => return Err(missing(gateway.key.to_string())),
-            }
-        }
+        Ok(gateway) => match traveller.endpoint(&gateway.key, waypoint.hbone_port).await? {
+            Selection::Endpoint(endpoint) => match endpoint.address {
+                EndpointAddress::Ip(ip) => (endpoint.workload, ip),
+                _ => return Err(missing(format!("{} (it has no address)", gateway.key))),
+            },
+            Selection::Passthrough(_) => return Err(missing(gateway.key.to_string())),
+        },
     };
     Ok(Route {
         hop: Hop::Hbone { address: SocketAddr::new(ip, waypoint.hbone_port), authority: target },

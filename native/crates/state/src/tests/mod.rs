@@ -1,6 +1,7 @@
 //! A mesh filled as discovery fills it, and what can be built for it.
 
 mod apply;
+mod families;
 mod fuzz;
 mod lookup;
 mod policies;

@@ -1,15 +1,14 @@
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 
 use meltemi_types::meltemi::{ServiceExtension, service_extension::Affinity};
 
 use super::*;
-use crate::{ConnectOutcome, Endpoint, EndpointAddress, SelectError, Selection, SelectionRequest};
+use crate::{ConnectOutcome, Endpoint, SelectError, Selection, SelectionRequest};
 
-const CLIENT: &str = "10.0.0.100";
+pub(crate) const CLIENT: &str = "10.0.0.100";
 
 /// A mesh with service web, the given endpoints and a client on `node-a` in region r, zone z.
-fn mesh(service: wire::Service, endpoints: Vec<wire::Workload>) -> Mesh {
+pub(crate) fn mesh(service: wire::Service, endpoints: Vec<wire::Workload>) -> Mesh {
     let client =
         wire::Workload { node: NODE.into(), locality: locality("r", "z", "s"), ..pod("client", CLIENT) };
     let mut resources = vec![update(service), update(client)];
@@ -17,15 +16,15 @@ fn mesh(service: wire::Service, endpoints: Vec<wire::Workload>) -> Mesh {
     wildcard(resources)
 }
 
-fn locality(region: &str, zone: &str, subzone: &str) -> Option<wire::Locality> {
+pub(crate) fn locality(region: &str, zone: &str, subzone: &str) -> Option<wire::Locality> {
     Some(wire::Locality { region: region.into(), zone: zone.into(), subzone: subzone.into() })
 }
 
-fn web() -> wire::Service {
+pub(crate) fn web() -> wire::Service {
     service("web", "10.96.0.1")
 }
 
-fn endpoint(name: &str, last: u8) -> wire::Workload {
+pub(crate) fn endpoint(name: &str, last: u8) -> wire::Workload {
     serving(pod(name, &format!("10.0.0.{last}")), "web")
 }
 
@@ -36,6 +35,7 @@ fn select_for(mesh: &Mesh, client: &str, port: u16) -> Result<Selection, SelectE
         service_port: port,
         source: &source,
         client: client.parse().unwrap(),
+        tried: &[],
     })
 }
 
@@ -43,7 +43,7 @@ fn select(mesh: &Mesh) -> Endpoint {
     chosen(select_for(mesh, CLIENT, 80))
 }
 
-fn chosen(selection: Result<Selection, SelectError>) -> Endpoint {
+pub(crate) fn chosen(selection: Result<Selection, SelectError>) -> Endpoint {
     match selection {
         Ok(Selection::Endpoint(endpoint)) => endpoint,
         other => panic!("{other:?}"),
@@ -117,7 +117,8 @@ fn only_healthy_endpoints_unless_the_service_takes_all() {
     assert_eq!(
         error.to_string(),
         "service shop/web.shop.svc.cluster.local has no endpoint for port 80: of 2 known, 2 are not ready, \
-         0 are out of its traffic distribution's reach"
+         0 are out of its traffic distribution's reach, 0 have only addresses of a family (IPv4, IPv6) that the \
+         client has not"
     );
     let all = wire::LoadBalancing { health_policy: 1, ..Default::default() };
     let takes_all = wire::Service { load_balancing: Some(all), ..web() };
@@ -219,26 +220,6 @@ fn passthrough_chooses_nothing() {
     assert!(matches!(select_for(&one, CLIENT, 80), Ok(Selection::Passthrough(_))));
 }
 
-#[test]
-fn addresses_follow_the_clients_family_and_the_services() {
-    let mut dual = endpoint("a", 1);
-    dual.addresses.push(bytes("fd00::1"));
-    let families = |ip_families, client| {
-        let one = mesh(wire::Service { ip_families, ..web() }, vec![dual.clone()]);
-        chosen(select_for(&one, client, 80)).address
-    };
-    let ip = |text: &str| EndpointAddress::Ip(text.parse::<IpAddr>().unwrap());
-    assert_eq!(families(0, CLIENT), ip("10.0.0.1"));
-    assert_eq!(families(0, "fd00::9"), ip("fd00::1"));
-    assert_eq!(families(2, CLIENT), ip("fd00::1"));
-    assert_eq!(families(1, "fd00::9"), ip("10.0.0.1"));
-    let named = wire::Workload { addresses: vec![], hostname: "db.example".into(), ..endpoint("a", 1) };
-    let one = mesh(web(), vec![named]);
-    assert_eq!(select(&one).address, EndpointAddress::Hostname("db.example".into()));
-    let unreachable = wire::Workload { addresses: vec![], ..endpoint("a", 1) };
-    assert!(select_for(&mesh(web(), vec![unreachable]), CLIENT, 80).is_err());
-}
-
 fn sticky(timeout_s: u32) -> wire::Service {
     let extension = ServiceExtension {
         session_affinity: Affinity::ClientIp.into(),
@@ -335,6 +316,7 @@ async fn a_service_just_told_of_waits_for_its_endpoints() {
                 service_port: 80,
                 source: &source,
                 client: CLIENT.parse().unwrap(),
+                tried: &[],
             };
             chosen(mesh.select_endpoint(request).await).workload.name.to_string()
         }
@@ -353,6 +335,7 @@ async fn a_service_without_endpoints_does_not_keep_its_clients_waiting() {
         service_port: 80,
         source: &source,
         client: CLIENT.parse().unwrap(),
+        tried: &[],
     };
     let began = Instant::now();
     assert!(one.select_endpoint(request).await.is_err());
