@@ -55,6 +55,9 @@ fn parse_mac(text: &str) -> Result<Mac, String> {
     octets.map(Mac).ok_or_else(|| format!("{text}: expected six octets, as 02:00:00:00:00:01"))
 }
 
+/// Sends one IP packet.
+type Way = Box<dyn Fn(&[u8]) -> io::Result<()>>;
+
 pub(super) fn run(options: &Options) -> anyhow::Result<bool> {
     anyhow::ensure!(
         options.from.is_ipv4() == options.to.is_ipv4(),
@@ -63,7 +66,7 @@ pub(super) fn run(options: &Options) -> anyhow::Result<bool> {
         options.to
     );
     let mut report = Report::new()?;
-    let way: Box<dyn Fn(&[u8]) -> io::Result<()>> = match options.through {
+    let way: Way = match options.through {
         Through::Raw => raw(options)?,
         Through::Packet | Through::PacketBypass => packet(options)?,
     };
@@ -90,7 +93,7 @@ pub(super) fn run(options: &Options) -> anyhow::Result<bool> {
     Ok(true)
 }
 
-fn raw(options: &Options) -> anyhow::Result<Box<dyn Fn(&[u8]) -> io::Result<()>>> {
+fn raw(options: &Options) -> anyhow::Result<Way> {
     anyhow::ensure!(options.shape != Shape::Vlan, "a raw socket sends no tags");
     let domain = Domain::for_address(options.to);
     // IPPROTO_RAW: the header is the sender's own (raw(7)).
@@ -103,7 +106,7 @@ fn raw(options: &Options) -> anyhow::Result<Box<dyn Fn(&[u8]) -> io::Result<()>>
     Ok(Box::new(move |packet| socket.send_to(packet, &to).map(drop)))
 }
 
-fn packet(options: &Options) -> anyhow::Result<Box<dyn Fn(&[u8]) -> io::Result<()>>> {
+fn packet(options: &Options) -> anyhow::Result<Way> {
     let Mac(next_hop) = options.next_hop.context("--next-hop is needed for packet sockets")?;
     // Protocol 0 receives nothing; the kernel takes a sent frame's own.
     let socket = Socket::new(Domain::PACKET, Type::RAW, None).context("a packet socket")?;

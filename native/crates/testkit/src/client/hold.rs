@@ -109,10 +109,7 @@ pub(super) async fn hold(options: HoldOptions) -> anyhow::Result<bool> {
         }
     };
     let mut echoed = 0_u64;
-    let ended = tokio::select! {
-        ended = keep(&options, limit, &mut stream, &mut echoed) => ended,
-        () = termination.wait() => serde_json::json!("signal"),
-    };
+    let ended = keep(&options, limit, &mut stream, &mut echoed, &mut termination).await;
     line(&serde_json::json!({
         "ended": ended,
         "echoed": echoed,
@@ -122,19 +119,24 @@ pub(super) async fn hold(options: HoldOptions) -> anyhow::Result<bool> {
     Ok(ended == "signal")
 }
 
-/// How the connection ended: `eof`, or a kind of failure.
+/// How the connection ended: `eof`, a kind of failure, or `signal`, where it still echoed after the signal.
 async fn keep(
     options: &HoldOptions,
     limit: Duration,
     stream: &mut TcpStream,
     echoed: &mut u64,
+    termination: &mut Termination,
 ) -> serde_json::Value {
+    let mut told = false;
     let bytes: Vec<u8> = (0..options.bytes.max(1)).map(|index| (index % 251) as u8).collect();
     loop {
         match tokio::time::timeout(limit, echo(stream, &bytes)).await {
             Ok(Ok(())) => *echoed += 1,
             Ok(Err(error)) => return how(&error),
             Err(_) => return serde_json::json!("timeout"),
+        }
+        if told {
+            return serde_json::json!("signal");
         }
         if *echoed == 1 {
             let local = stream.local_addr().map(|address| address.to_string()).ok();
@@ -154,6 +156,7 @@ async fn keep(
                 Ok(_) => return serde_json::json!("wrong"),
                 Err(error) => return how(&error),
             },
+            () = termination.wait() => told = true,
             () = pause => {}
         }
     }
