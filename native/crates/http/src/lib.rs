@@ -5,6 +5,10 @@
 //! [`matcher`] (which rule), [`filters`], the weighted backend, `upstream` (a pooled connection), and back.
 //! Sockets, endpoints and identities belong to the caller of this crate.
 
+pub mod decode;
+pub mod filters;
 pub mod matcher;
 pub mod path;
+pub mod route;
+pub mod table;
 pub mod text;
