@@ -35,11 +35,19 @@ const toBuild = [
   { command: "cmake", debian: "cmake", why: "builds the cryptographic library" },
 ];
 
+/** What its tests use where they can: without it a suite says that it did not run. @type {Need[]} */
+const toTest = [
+  { command: "containerd", debian: "containerd", why: "starts and stops pods through the CNI plugin" },
+  { command: "runc", debian: "runc", why: "runs containerd's pods" },
+  { command: "/usr/lib/cni/bridge", debian: "containernetworking-plugins", why: "is chained before ours" },
+];
+
 /** @param {string} text */
 const say = (text) => process.stderr.write(text);
 
 /** @param {string} command */
 function which(command) {
+  if (command.startsWith("/")) return existsSync(command);
   const dirs = [...(process.env.PATH ?? "").split(":"), "/usr/sbin", "/sbin"];
   return dirs.some((dir) => existsSync(join(dir, command)));
 }
@@ -135,11 +143,11 @@ function checkNode() {
 }
 
 /**
- * Throws naming what is missing, after installing what can be.
+ * Installs what can be, and returns what is still missing.
  * @param {Need[]} needs
  */
-function checkSystem(needs) {
-  let missing = needs.filter((need) => !which(need.command));
+function provide(needs) {
+  const missing = needs.filter((need) => !which(need.command));
   const packages = missing.flatMap((need) => need.debian?.split(" ") ?? []);
   if (packages.length > 0 && process.getuid?.() === 0 && existsSync("/usr/bin/apt-get")) {
     say(`  installing Debian packages: ${packages.join(" ")} …\n`);
@@ -149,14 +157,30 @@ function checkSystem(needs) {
       stdio: ["ignore", "ignore", "inherit"],
       env,
     });
-    missing = needs.filter((need) => !which(need.command));
   }
+  return needs.filter((need) => !which(need.command));
+}
+
+/**
+ * Throws naming what is missing, after installing what can be.
+ * @param {Need[]} needs
+ */
+function checkSystem(needs) {
+  const missing = provide(needs);
   if (missing.length > 0) {
     const lines = missing.map(
       (need) =>
         `  ${need.command}: ${need.why}; ${need.debian ? `apt-get install ${need.debian}` : need.how}`,
     );
     throw new Error(`This machine lacks:\n${lines.join("\n")}`);
+  }
+}
+
+function provideForTests() {
+  try {
+    provide(toTest);
+  } catch (error) {
+    say(`  not installed, its suite will not run: ${error instanceof Error ? error.message : String(error)}\n`);
   }
 }
 
@@ -167,6 +191,7 @@ function checkSystem(needs) {
 export async function setup(options = {}) {
   checkNode();
   checkSystem(toRun);
+  if (options.tests === true) provideForTests();
   const profile = options.profile ?? "release";
   await cached(
     "npm",
@@ -197,6 +222,21 @@ export async function setup(options = {}) {
       // Renamed into place: a running process keeps the file it has loaded.
       const target = join(root, "native/dist/node-addon.node");
       copyFileSync(join(root, `target/${profile}/libmeltemi_node_addon.so`), `${target}.new`);
+      renameSync(`${target}.new`, target);
+    },
+  );
+  // Static, because it runs on the node and not in our image. The flag is for this one program: dependencies are shared.
+  await cached(
+    `cni-${profile}`,
+    ["Cargo.toml", "Cargo.lock", "native/crates/cni"],
+    ["native/dist/meltemi-cni"],
+    async () => {
+      checkSystem(toBuild);
+      const plugin = ["--locked", "--profile", profile, "-p", "meltemi-cni", "--bin", "meltemi-cni"];
+      const flags = ["-C", "target-feature=+crt-static", "-C", "strip=symbols"];
+      await step("CNI plugin", "cargo", ["rustc", ...plugin, "--", ...flags]);
+      const target = join(root, "native/dist/meltemi-cni");
+      copyFileSync(join(root, `target/${profile}/meltemi-cni`), `${target}.new`);
       renameSync(`${target}.new`, target);
     },
   );
