@@ -180,7 +180,9 @@ function provideForTests() {
   try {
     provide(toTest);
   } catch (error) {
-    say(`  not installed, its suite will not run: ${error instanceof Error ? error.message : String(error)}\n`);
+    say(
+      `  not installed, its suite will not run: ${error instanceof Error ? error.message : String(error)}\n`,
+    );
   }
 }
 
