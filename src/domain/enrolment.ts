@@ -47,6 +47,11 @@ function wish(labels: ReadonlyMap<string, string>): "in" | "out" | undefined {
   }
 }
 
+/** Whether an object's own label asks for the mesh: of a namespace, for those of its pods that do not say otherwise. */
+export function asksForMesh(object: NamespaceObject | PodObject): boolean {
+  return wish(object.meta.labels) === "in";
+}
+
 /**
  * The rule that turns labels into "enrolled": the pod's own label, else its namespace's
  * (wire-contract.md, "Kubernetes"). Used by agent and control plane alike.

@@ -1,4 +1,4 @@
-import { enrolment, type EnrolmentRules, type OutReason } from "../../domain/enrolment.js";
+import { asksForMesh, enrolment, type EnrolmentRules, type OutReason } from "../../domain/enrolment.js";
 import { podUid } from "../../domain/ids.js";
 import type { NamespaceObject, PodObject } from "../../domain/objects.js";
 import type { SourceBatch } from "../../domain/source-event.js";
@@ -16,6 +16,27 @@ export interface EnrolledPod {
   readonly serviceAccount: string;
   readonly ips: readonly string[];
   readonly netns: string | undefined;
+  /** Where the runtime told of the namespace: its inode. A namespace of the same name that has another is not the pod's. */
+  readonly netnsInode?: number | undefined;
+}
+
+/** A pod's sandbox as the runtime's network plugin told of it: what the source learns only once the pod runs. */
+export interface Sandbox {
+  /** Kubernetes' uid; empty where the runtime does not tell. */
+  readonly podUid: string;
+  readonly netns: string;
+  readonly netnsInode: number;
+  readonly ips: readonly string[];
+}
+
+/** What is known of a pod's wish, with or without a place to run. */
+export type Standing = { readonly asks: true } | { readonly asks: false; readonly reason: OutReason };
+
+/** Who asks for the mesh, for those who must know it while the agent is away (cni/list.ts). */
+export interface Asking {
+  readonly never: readonly string[];
+  readonly namespaces: ReadonlyMap<string, boolean>;
+  readonly pods: ReadonlyMap<string, { readonly uid: string; readonly asks: boolean }>;
 }
 
 /** A pod of this node that is not. */
@@ -50,6 +71,7 @@ export interface NodeScope {
 export class DesiredPods {
   readonly #pods = new Map<string, PodObject>();
   readonly #namespaces = new Map<string, NamespaceObject>();
+  readonly #sandboxes = new Map<string, Sandbox>();
 
   constructor(private readonly scope: NodeScope) {}
 
@@ -80,10 +102,54 @@ export class DesiredPods {
     return true;
   }
 
+  /** Takes what the runtime tells of a pod's sandbox; undefined: it is gone. */
+  place(key: string, sandbox: Sandbox | undefined): void {
+    if (sandbox === undefined) this.#sandboxes.delete(key);
+    else this.#sandboxes.set(key, sandbox);
+  }
+
+  /** Undefined where the source has not told of the pod, or of another one of that name. An empty uid matches any. */
+  standing(key: string, uid: string): Standing | undefined {
+    const namespace = key.slice(0, key.indexOf("/"));
+    if (this.scope.rules.excludedNamespaces.has(namespace))
+      return { asks: false, reason: "system_namespace" };
+    const pod = this.#pods.get(key);
+    if (pod === undefined || !sameUid(pod.meta.uid, uid)) return undefined;
+    const decision = enrolment(pod, this.#namespaces.get(namespace), this.scope.rules);
+    // Without an address yet: the wish is all there is.
+    return decision.enrolled || decision.reason === "no_address"
+      ? { asks: true }
+      : { asks: false, reason: decision.reason };
+  }
+
+  asking(): Asking {
+    return {
+      never: [...this.scope.rules.excludedNamespaces],
+      namespaces: new Map([...this.#namespaces].map(([name, object]) => [name, asksForMesh(object)])),
+      pods: new Map(
+        [...this.#pods].map(([key, { meta }]) => [
+          key,
+          { uid: meta.uid, asks: this.standing(key, meta.uid)?.asks ?? true },
+        ]),
+      ),
+    };
+  }
+
+  /** The pod as it runs: what the runtime told comes before what the source says. */
+  #placed(key: string, pod: PodObject): { readonly pod: PodObject; readonly netnsInode?: number } {
+    const sandbox = this.#sandboxes.get(key);
+    if (sandbox === undefined || !sameUid(pod.meta.uid, sandbox.podUid)) return { pod };
+    return {
+      pod: { ...pod, netns: sandbox.netns, ips: sandbox.ips },
+      netnsInode: sandbox.netnsInode,
+    };
+  }
+
   current(): Desired {
     const enrolled = new Map<string, EnrolledPod>();
     const out = new Map<string, OutPod>();
-    for (const [key, pod] of this.#pods) {
+    for (const [key, told] of this.#pods) {
+      const { pod, netnsInode } = this.#placed(key, told);
       const { namespace, name } = pod.meta;
       const common = {
         key,
@@ -95,7 +161,7 @@ export class DesiredPods {
         netns: pod.netns,
       };
       const decision = enrolment(pod, this.#namespaces.get(namespace), this.scope.rules);
-      if (decision.enrolled) enrolled.set(key, { ...common, podUid: pod.meta.uid });
+      if (decision.enrolled) enrolled.set(key, { ...common, podUid: pod.meta.uid, netnsInode });
       else {
         const over = decision.reason === "terminated" || decision.reason === "no_address";
         out.set(key, { ...common, reason: decision.reason, holdsAddress: !over && !pod.hostNetwork });
@@ -105,6 +171,11 @@ export class DesiredPods {
   }
 }
 
+/** Sources and runtimes may not know uids: what is not known differs from nothing. */
+function sameUid(a: string, b: string): boolean {
+  return a === "" || b === "" || a === b;
+}
+
 /** Whether two readings of a pod name the same running pod, in all that pairing and identity rest on. */
 export function samePod(a: EnrolledPod, b: EnrolledPod): boolean {
   return (
@@ -112,6 +183,7 @@ export function samePod(a: EnrolledPod, b: EnrolledPod): boolean {
     a.podUid === b.podUid &&
     a.serviceAccount === b.serviceAccount &&
     a.netns === b.netns &&
+    a.netnsInode === b.netnsInode &&
     a.ips.length === b.ips.length &&
     a.ips.every((ip, index) => ip === b.ips[index])
   );

@@ -1,7 +1,7 @@
 import { messageOf } from "../../domain/error.js";
 import type { SourceBatch } from "../../domain/source-event.js";
 import type { CapturedRecord } from "./captured.js";
-import type { DesiredPods, OutPod } from "./desired.js";
+import type { Asking, DesiredPods, OutPod, Sandbox, Standing } from "./desired.js";
 import type { Claims } from "./pairing.js";
 import { PodEnrolment, type EnrolmentDependencies } from "./pod-enrolment.js";
 import { report, type PodState, type ReportedState } from "./pod-state.js";
@@ -32,6 +32,7 @@ export class NodePods {
   #out: ReadonlyMap<string, OutPod> = new Map();
   #dropsReadMs: number | undefined;
   #readingDrops: Promise<void> = Promise.resolve();
+  readonly #watchers = new Set<() => void>();
   #started = false;
   #stopping = false;
   #markStarted: (() => void) | undefined;
@@ -52,6 +53,60 @@ export class NodePods {
   take(batch: SourceBatch): void {
     const changed = this.desired.take(batch);
     if (changed || !this.#started) this.#reconcile();
+    this.#tell();
+  }
+
+  /** Takes what the runtime tells of a pod's sandbox; undefined: it has been taken down, with all that ran in it. */
+  place(key: string, sandbox: Sandbox | undefined): void {
+    this.desired.place(key, sandbox);
+    if (sandbox === undefined) this.#enrolments.get(key)?.gone();
+    if (this.#started) this.#reconcile();
+    this.#tell();
+  }
+
+  /** See `DesiredPods.standing`. */
+  standing(key: string, uid: string): Standing | undefined {
+    return this.#started ? this.desired.standing(key, uid) : undefined;
+  }
+
+  /** Who asks for the mesh; undefined before the source has told its first state. */
+  get asking(): Asking | undefined {
+    return this.#started ? this.desired.asking() : undefined;
+  }
+
+  /** The state of the pod's enrolment in that namespace, undefined where there is none. */
+  stateIn(key: string, netnsInode: number): PodState | undefined {
+    const enrolment = this.#enrolments.get(key);
+    return enrolment?.pod.netnsInode === netnsInode ? enrolment.state : undefined;
+  }
+
+  /**
+   * Looks now and at each change of the pods or of their states, until there is something to see; resolves with
+   * it, or with undefined when the signal aborts first.
+   */
+  until<T>(look: () => T | undefined, signal: AbortSignal): Promise<T | undefined> {
+    return new Promise((resolve) => {
+      const see = (): void => {
+        const seen = look();
+        if (seen === undefined && !signal.aborted) return;
+        this.#watchers.delete(see);
+        signal.removeEventListener("abort", see);
+        resolve(seen);
+      };
+      this.#watchers.add(see);
+      signal.addEventListener("abort", see, { once: true });
+      see();
+    });
+  }
+
+  /** Calls `watcher` at each change of the pods or of their states; the answer ends that. */
+  onChange(watcher: () => void): () => void {
+    this.#watchers.add(watcher);
+    return () => this.#watchers.delete(watcher);
+  }
+
+  #tell(): void {
+    for (const watcher of [...this.#watchers]) watcher();
   }
 
   #reconcile(): void {
@@ -65,7 +120,8 @@ export class NodePods {
     );
     const present = order.map((pod) => {
       const enrolment =
-        this.#enrolments.get(pod.key) ?? this.#start(new PodEnrolment(pod, this.dependencies));
+        this.#enrolments.get(pod.key) ??
+        this.#start(new PodEnrolment(pod, this.dependencies, () => this.#tell()));
       enrolment.want(pod);
       return enrolment.firstAttempt;
     });
@@ -148,6 +204,7 @@ export class NodePods {
       if (this.#enrolments.get(key) === enrolment) this.#enrolments.delete(key);
       // The pod may have come back while it was leaving.
       this.#reconcile();
+      this.#tell();
     });
     return enrolment;
   }

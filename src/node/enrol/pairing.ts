@@ -91,6 +91,7 @@ export class Pairing {
     const netns = openFirst(this.access, pod.netns);
     try {
       this.#refuseHost(pod, netns);
+      this.#refuseOther(pod, netns);
       await this.#verifyAddresses(pod, netns);
       for (const ip of pod.ips) this.claims.take("address", ip, pod.key);
       this.claims.take("network namespace", String(netns.inode), pod.key);
@@ -135,6 +136,16 @@ export class Pairing {
       {
         hint: "a host-network pod has no identity of its own; give the pod a namespace",
       },
+    );
+  }
+
+  /** The path may mean another namespace by now. */
+  #refuseOther(pod: EnrolledPod, netns: Netns): void {
+    if (pod.netnsInode === undefined || pod.netnsInode === netns.inode) return;
+    throw new MeltemiError(
+      "conflict",
+      `network namespace "${pod.netns ?? ""}" has inode ${netns.inode}, and the runtime told of ${pod.netnsInode}`,
+      { hint: "the pod's sandbox was replaced, or the agent sees other files than the runtime at that path" },
     );
   }
 

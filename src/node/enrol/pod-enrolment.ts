@@ -74,12 +74,14 @@ const drainPollMs = 100;
 
 /** One pod's enrolment: owns its namespace's descriptor and its place in the state machine of pod-state.ts. */
 export class PodEnrolment {
-  #state: PodState = { phase: "pairing" };
+  #current: PodState = { phase: "pairing" };
   #wanted: EnrolledPod | undefined;
   #pod: EnrolledPod;
   #netns: Netns | undefined;
   #attempts = 0;
   #abandoned = false;
+  /** The pod's sandbox has been taken down: nothing of it is left to drain. */
+  #gone = false;
   #looking: Promise<unknown> = Promise.resolve();
   /** Aborted and replaced whenever `#wanted` changes: ends every wait. */
   #poke = new AbortController();
@@ -90,6 +92,7 @@ export class PodEnrolment {
   constructor(
     pod: EnrolledPod,
     private readonly dependencies: EnrolmentDependencies,
+    private readonly onState: () => void = () => undefined,
   ) {
     this.#wanted = pod;
     this.#pod = pod;
@@ -103,15 +106,31 @@ export class PodEnrolment {
   }
 
   get state(): PodState {
-    return this.#state;
+    return this.#current;
+  }
+
+  get #state(): PodState {
+    return this.#current;
+  }
+
+  set #state(state: PodState) {
+    this.#current = state;
+    this.onState();
   }
 
   /** Takes a new reading of the pod; undefined: it is to leave. */
   want(pod: EnrolledPod | undefined): void {
     if (pod !== undefined && this.#wanted !== undefined && samePod(pod, this.#wanted)) return;
     this.#wanted = pod;
+    if (pod !== undefined) this.#gone = false;
     this.#attempts = 0;
     this.#poke.abort();
+  }
+
+  /** The pod's processes have ended and its namespace is going: it leaves without waiting for anything. */
+  gone(): void {
+    this.#gone = true;
+    this.want(undefined);
   }
 
   /** Ends the enrolment with everything left in place, for an agent that comes after this one. */
@@ -391,7 +410,7 @@ export class PodEnrolment {
     const { capture, clock, drainTimeoutMs } = this.dependencies;
     const deadlineMs = clock.now() + drainTimeoutMs;
     const never = new AbortController().signal;
-    while (clock.now() < deadlineMs && (await capture.carriedConnections(netns)) > 0)
+    while (!this.#gone && clock.now() < deadlineMs && (await capture.carriedConnections(netns)) > 0)
       await pause(clock, drainPollMs, never);
   }
 }
