@@ -5,6 +5,7 @@
 //! [`matcher`] (which rule), [`filters`], the weighted backend, `upstream` (a pooled connection), and back.
 //! Sockets, endpoints and identities belong to the caller of this crate.
 
+pub mod authorization;
 pub mod decode;
 pub mod filters;
 pub mod matcher;

@@ -1,0 +1,233 @@
+//! The compiled form of an AuthorizationPolicy for requests, and when it matches.
+
+use crate::matcher::{RequestView, joined};
+use crate::text::TextMatch;
+use http::HeaderName;
+use meltemi_types::{Cidr, Identity, PolicyKey};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    Allow,
+    Deny,
+    /// Never decides.
+    Audit,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Policy {
+    pub key: PolicyKey,
+    pub action: Action,
+    pub dry_run: bool,
+    pub rules: Box<[Rule]>,
+}
+
+/// Any of the sources, any of the operations, all of the conditions; what is empty holds.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Rule {
+    pub sources: Box<[Source]>,
+    pub operations: Box<[Operation]>,
+    pub conditions: Box<[Condition]>,
+}
+
+/// Entries of which any suffices, and entries of which none may hold. Both empty: nothing is asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wanted<T> {
+    pub any: Box<[T]>,
+    pub none: Box<[T]>,
+}
+
+impl<T> Default for Wanted<T> {
+    fn default() -> Self {
+        Self { any: Box::default(), none: Box::default() }
+    }
+}
+
+impl<T> Wanted<T> {
+    pub fn is_empty(&self) -> bool {
+        self.any.is_empty() && self.none.is_empty()
+    }
+
+    fn holds(&self, matches: impl Fn(&T) -> bool) -> bool {
+        (self.any.is_empty() || self.any.iter().any(&matches)) && !self.none.iter().any(&matches)
+    }
+
+    /// Of something that must have been proven: what is not there matches no entry, and where something is
+    /// allowed by it, it is not among the excluded either.
+    fn holds_proven<V>(&self, action: Action, value: Option<V>, matches: impl Fn(&T, &V) -> bool) -> bool {
+        match value {
+            Some(value) => self.holds(|entry| matches(entry, &value)),
+            None => self.any.is_empty() && (self.none.is_empty() || action != Action::Allow),
+        }
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Source {
+    pub principals: Wanted<TextMatch>,
+    pub namespaces: Wanted<TextMatch>,
+    /// Namespace and name.
+    pub accounts: Wanted<(Box<str>, Box<str>)>,
+    /// Of a token. None is verified by this version: no request has one.
+    pub request_principals: Wanted<TextMatch>,
+    pub ips: Wanted<Cidr>,
+    pub remote_ips: Wanted<Cidr>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Operation {
+    pub hosts: Wanted<HostMatch>,
+    pub ports: Wanted<u16>,
+    pub methods: Wanted<TextMatch>,
+    pub paths: Wanted<TextMatch>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostMatch {
+    pub text: TextMatch,
+    pub with_port: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Condition {
+    Header(HeaderName, Wanted<TextMatch>),
+    SourceIp(Wanted<Cidr>),
+    RemoteIp(Wanted<Cidr>),
+    SourceNamespace(Wanted<TextMatch>),
+    SourcePrincipal(Wanted<TextMatch>),
+    Port(Wanted<u16>),
+    /// A claim of a token: no request has one.
+    Claim(Wanted<TextMatch>),
+}
+
+/// The original caller, as its mutual TLS with the waypoint proved it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Caller {
+    pub identity: Option<Identity>,
+    pub source_ip: IpAddr,
+    pub remote_ip: IpAddr,
+}
+
+/// A request that is judged.
+#[derive(Debug, Clone, Copy)]
+pub struct Facts<'a> {
+    pub caller: &'a Caller,
+    pub request: RequestView<'a>,
+    /// In lower case, with its port if it has one.
+    pub authority: &'a str,
+}
+
+impl Policy {
+    /// Whether the policy takes part in the decision.
+    pub fn decides(&self) -> bool {
+        !self.dry_run && self.action != Action::Audit
+    }
+
+    /// Independent of dry run.
+    pub fn matches(&self, facts: &Facts<'_>) -> bool {
+        self.rules.iter().any(|rule| rule.matches(self.action, facts))
+    }
+}
+
+impl Rule {
+    fn matches(&self, action: Action, facts: &Facts<'_>) -> bool {
+        (self.sources.is_empty() || self.sources.iter().any(|source| source.matches(action, facts.caller)))
+            && (self.operations.is_empty()
+                || self.operations.iter().any(|operation| operation.matches(facts)))
+            && self.conditions.iter().all(|condition| condition.matches(action, facts))
+    }
+}
+
+/// A principal is compared without its scheme.
+fn principal(want: &TextMatch, identity: &&Identity) -> bool {
+    want.matches(identity.principal().as_bytes())
+}
+
+fn namespace(want: &TextMatch, identity: &&Identity) -> bool {
+    want.matches(identity.namespace().as_bytes())
+}
+
+impl Source {
+    fn matches(&self, action: Action, caller: &Caller) -> bool {
+        let identity = caller.identity.as_ref();
+        self.principals.holds_proven(action, identity, principal)
+            && self.namespaces.holds_proven(action, identity, namespace)
+            && self.accounts.holds_proven(action, identity, |(namespace, name), identity| {
+                identity.namespace() == &**namespace && identity.service_account() == &**name
+            })
+            && self.request_principals.holds_proven(action, None::<()>, |_, ()| false)
+            && self.ips.holds(|range| range.contains(caller.source_ip))
+            && self.remote_ips.holds(|range| range.contains(caller.remote_ip))
+    }
+}
+
+impl Operation {
+    fn matches(&self, facts: &Facts<'_>) -> bool {
+        let request = &facts.request;
+        self.ports.holds(|port| *port == request.port)
+            && self.methods.holds(|want| want.matches(request.method.as_str().as_bytes()))
+            && self.paths.holds(|want| want.matches(request.path.as_bytes()))
+            && self.hosts.holds(|host| {
+                let text = if host.with_port { facts.authority } else { request.host };
+                host.text.matches(text.as_bytes())
+            })
+    }
+}
+
+impl Condition {
+    fn matches(&self, action: Action, facts: &Facts<'_>) -> bool {
+        let identity = facts.caller.identity.as_ref();
+        match self {
+            Self::Header(name, wanted) => match joined(facts.request.headers, name) {
+                Some(value) => wanted.holds(|want| want.matches(&value)),
+                // A header that is absent has none of the excluded values.
+                None => wanted.any.is_empty(),
+            },
+            Self::SourceIp(wanted) => wanted.holds(|range| range.contains(facts.caller.source_ip)),
+            Self::RemoteIp(wanted) => wanted.holds(|range| range.contains(facts.caller.remote_ip)),
+            Self::SourceNamespace(wanted) => wanted.holds_proven(action, identity, namespace),
+            Self::SourcePrincipal(wanted) => wanted.holds_proven(action, identity, principal),
+            Self::Port(wanted) => wanted.holds(|port| *port == facts.request.port),
+            Self::Claim(wanted) => wanted.holds_proven(action, None::<()>, |_, ()| false),
+        }
+    }
+}
+
+/// What became of a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Decision {
+    /// The ALLOW policy that matched; `None` where none applies.
+    Allow(Option<Arc<Policy>>),
+    Denied(Arc<Policy>),
+    /// ALLOW policies apply, none matched.
+    NoneAllowed(Vec<PolicyKey>),
+    /// Policies that apply are refused or have not come.
+    Unknown(Vec<Arc<str>>),
+}
+
+/// How many policies an explanation names.
+const NAMED: usize = 4;
+
+impl Decision {
+    /// "NAMESPACE/NAME" of what decided; where no ALLOW matched, those that could have, separated by commas.
+    pub fn explanation(&self) -> Option<Arc<str>> {
+        match self {
+            Self::Allow(policy) => policy.as_ref().map(|policy| policy.key.text().clone()),
+            Self::Denied(policy) => Some(policy.key.text().clone()),
+            Self::NoneAllowed(keys) => Some(list(keys.iter().map(PolicyKey::as_str))),
+            Self::Unknown(names) if names.is_empty() => None,
+            Self::Unknown(names) => Some(list(names.iter().map(|name| &**name))),
+        }
+    }
+
+    pub fn is_allowed(&self) -> bool {
+        matches!(self, Self::Allow(_))
+    }
+}
+
+fn list<'a>(names: impl ExactSizeIterator<Item = &'a str>) -> Arc<str> {
+    let rest = names.len().saturating_sub(NAMED);
+    let named = names.take(NAMED).map(str::to_owned);
+    named.chain((rest > 0).then(|| format!("+{rest}"))).collect::<Vec<_>>().join(",").into()
+}
