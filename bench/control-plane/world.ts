@@ -93,6 +93,7 @@ function serviceObject(index: number): ServiceObject {
     type: "ClusterIP",
     externalName: undefined,
     clusterIps: [serviceIp(index)],
+    ipFamilies: [],
     headless: false,
     ports: [{ name: "http", port: 80, targetPort: "http", protocol: "TCP", appProtocol: "http" }],
     selector: new Map([["app", app]]),

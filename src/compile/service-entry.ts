@@ -48,6 +48,7 @@ export function compileServiceEntry(
     hostname,
     addresses,
     ports,
+    ipFamilies: "any",
     subjectAltNames: entry.subjectAltNames,
     waypoint: undefined,
     // No endpoints of its own: connections go on to the address that was dialled.

@@ -25,6 +25,12 @@ function loadBalancing(service: ServiceObject): LoadBalancing {
 
 /** Undefined for an ExternalName: it has no endpoints, its name resolves elsewhere. */
 export function compileService(service: ServiceObject, config: CompileConfig): CompiledService | undefined {
+function ipFamilies({ ipFamilies: [first, second] }: ServiceObject): CompiledService["ipFamilies"] {
+  if (first === undefined) return "any";
+  if (second !== undefined) return "dual";
+  return first === "IPv4" ? "ipv4" : "ipv6";
+}
+
   if (service.type === "ExternalName") return undefined;
   const { namespace, name } = service.meta;
   const hostname = serviceHostname(config, namespace, name);
@@ -41,6 +47,7 @@ export function compileService(service: ServiceObject, config: CompileConfig): C
       .map(({ port, targetPort, appProtocol }) => ({
         servicePort: port,
         targetPort: typeof targetPort === "number" ? targetPort : 0,
+    ipFamilies: ipFamilies(service),
         appProtocol,
       })),
     subjectAltNames: [],

@@ -10,6 +10,7 @@ import {
   workloadType,
   type XdsResource,
 } from "./resource.js";
+import { Spellings } from "./spellings.js";
 import { type Acknowledgement, type DeltaRequest, type DeltaResponse, Subscription } from "./subscription.js";
 
 export type SubscriptionInfo = Subscription["info"] & { readonly type: TypeUrl };
@@ -19,6 +20,9 @@ export class DeltaStream {
   readonly client: DiscoveryClient;
   readonly subscriptions: ReadonlyMap<TypeUrl, Subscription>;
   readonly #active = new Set<TypeUrl>();
+  readonly #spellings: ReadonlyMap<TypeUrl, Spellings> = new Map(
+    typeUrls.map((type) => [type, new Spellings()]),
+  );
 
   constructor(client: DiscoveryClient, subscriptions: ReadonlyMap<TypeUrl, Subscription>) {
     this.client = client;
@@ -33,7 +37,10 @@ export class DeltaStream {
 
   request(type: TypeUrl, request: DeltaRequest): Acknowledgement {
     this.#active.add(type);
-    return this.subscriptions.get(type)?.request(request) ?? { type: "none" };
+    const subscription = this.subscriptions.get(type);
+    const spellings = this.#spellings.get(type);
+    if (!subscription || !spellings) return { type: "none" };
+    return subscription.request(spellings.ours(request, (name) => subscription.asks(name)));
   }
 
   /**
@@ -44,7 +51,7 @@ export class DeltaStream {
     for (const type of typeUrls) {
       const subscription = this.subscriptions.get(type);
       const response = subscription?.next();
-      if (response) return response;
+      if (response) return this.#spellings.get(type)?.theirs(response) ?? response;
       if (type === authorizationType && subscription?.blocked) return undefined;
     }
     return undefined;

@@ -88,6 +88,74 @@ describe("on demand", () => {
     expect((await client.next()).removedResources.sort()).toEqual(["/10.0.0.2", uid("cart-2")]);
   });
 
+  test("an IPv6 address is asked for, answered, refused and given up as an IPv4 one is", async () => {
+    const dual = pod(
+      "shop",
+      "cart-6",
+      "fd00::6",
+      { app: "cart" },
+      { nodeName: "n2", ips: ["10.0.0.6", "fd00::6"] },
+    );
+    (await start()).apply(...apply(shop, cart));
+    const client = onDemand("n1");
+    await client.next();
+    client.send(addressType, { resourceNamesSubscribe: ["/fd00::6"] });
+    expect((await client.next()).removedResources).toEqual(["/fd00::6"]);
+    server.apply(...apply(dual));
+    const withdrawn = await client.next();
+    expect(withdrawn.resources.map(({ name, aliases }) => [name, aliases])).toEqual([
+      [uid("cart-6"), ["/10.0.0.6", "/fd00::6"]],
+    ]);
+    const workload = addressesOf(withdrawn).get(uid("cart-6"));
+    if (workload?.$case !== "workload") throw new Error("not a workload");
+    expect(workload.value.addresses.map(({ length }) => length)).toEqual([4, 16]);
+    client.send(addressType, { resourceNamesUnsubscribe: ["/fd00::6"] });
+    expect((await client.next()).removedResources).toEqual([uid("cart-6")]);
+  });
+
+  test("an address is one name however a client writes it, and is answered as it was asked for", async () => {
+    (await start()).apply(...apply(shop, cart, cart1));
+    const client = onDemand("n1");
+    await client.next();
+    const written = ["/::ffff:10.0.0.1", "/::FFFF:A00:1"];
+    client.send(addressType, { resourceNamesSubscribe: [...written, "/FD00:0::9"] });
+    const found = await client.next();
+    expect(found.resources.map(({ name, aliases }) => [name, aliases])).toEqual([
+      [uid("cart-1"), ["/10.0.0.1", ...written]],
+    ]);
+    expect(found.removedResources).toEqual(["/FD00:0::9"]);
+    server.apply(...apply(pod("shop", "cart-9", "fd00::9", { app: "cart" }, { nodeName: "n2" })));
+    const withdrawn = await client.next();
+    expect(withdrawn.resources.map(({ aliases }) => aliases)).toEqual([["/fd00::9", "/FD00:0::9"]]);
+    // Given up in one way, it is still asked for in the other; then in none.
+    client.send(addressType, {
+      resourceNamesUnsubscribe: [written[0] ?? ""],
+      resourceNamesSubscribe: ["/10.9.9.9"],
+    });
+    expect((await client.next()).removedResources).toEqual(["/10.9.9.9"]);
+    server.apply(...apply({ ...cart1, serviceAccount: "other" }));
+    expect((await client.next()).resources.map(({ aliases }) => aliases)).toEqual([
+      ["/10.0.0.1", written[1]],
+    ]);
+    client.send(addressType, { resourceNamesUnsubscribe: [written[1] ?? ""] });
+    expect((await client.next()).removedResources).toEqual([uid("cart-1")]);
+  });
+
+  test("a client that writes one address in ever new ways is refused", async () => {
+    (await start()).apply(...apply(shop));
+    const client = onDemand("n1");
+    await client.next();
+    // The 32 ways to write five letters.
+    const ways = Array.from({ length: 32 }, (_, bits) =>
+      Array.from("abcde", (letter, index) => ((bits >> index) & 1 ? letter.toUpperCase() : letter)).join(""),
+    );
+    client.send(addressType, {
+      resourceNamesSubscribe: ways.map((group) => `/fd00::1:${group.slice(0, 4)}:${group.slice(4)}`),
+    });
+    const error = await eventually("the end of the stream", () => client.error);
+    expect(error.message).toMatch(/writes \/fd00::1:abcd:e in more than 16 ways/);
+  });
+
   test("a pod asked for by address keeps being told of, and not after the last name for it is given up", async () => {
     (await start()).apply(...apply(shop, cart, cart1));
     const client = onDemand("n1", "/10.0.0.1");

@@ -4,7 +4,7 @@ import { Authorization, Scope } from "../gen/istio/security/authorization.js";
 import { Address, Workload, type NetworkAddress } from "../gen/istio/workload/workload.js";
 import { ambientForm } from "./ambient-form.js";
 import { encodeResource, type EncodedResource } from "./encode/resource.js";
-import { addressText } from "./encode/bytes.js";
+import { networkOf } from "./encode/bytes.js";
 import {
   addressType,
   authorizationType,
@@ -163,8 +163,8 @@ function addressFacts(name: string, value: Uint8Array): Facts {
 }
 
 function rangeOf(address: NetworkAddress): AddressRange[] {
-  const text = address.length === undefined ? undefined : addressText(address.address);
-  return text === undefined ? [] : [{ network: address.network, address: text, length: address.length ?? 0 }];
+  const cidr = address.length === undefined ? undefined : networkOf(address.address, address.length);
+  return cidr ? [{ network: address.network, ...cidr }] : [];
 }
 
 function authorizationFacts(name: string, value: Uint8Array): Facts {

@@ -18,6 +18,7 @@ function serviceAt(
     namespace: "out",
     hostname,
     addresses: addresses.map(([ip, length]) => ({ network: "", ip, length })),
+    ipFamilies: "any",
     ports: [],
     subjectAltNames: [],
     waypoint: undefined,

@@ -104,6 +104,10 @@ export class Subscription {
   }
 
   /** Takes a request. Throws `bad_input` where it exceeds what one client may ask for. */
+  asks(name: string): boolean {
+    return this.#names.has(name);
+  }
+
   request(request: DeltaRequest): Acknowledgement {
     const acknowledgement = this.#acknowledge(request);
     const first = !this.#started;

@@ -65,6 +65,7 @@ export function service(
     type: "ClusterIP",
     externalName: undefined,
     clusterIps: [ip],
+    ipFamilies: [],
     headless: false,
     ports: [{ name: "http", port: 80, targetPort: 8080, protocol: "TCP", appProtocol: "http" }],
     selector: new Map(Object.entries(selector)),

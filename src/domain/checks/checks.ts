@@ -3,6 +3,7 @@ import type { Problem } from "../problem.js";
 import { Inventory, type CheckOptions } from "./inventory.js";
 import { peerAuthenticationProblems, policyProblems } from "./policy-checks.js";
 import {
+  familiesWithoutPods,
   orphanedSlices,
   unselectiveEntries,
   unselectiveServices,
@@ -18,6 +19,7 @@ const checks: readonly ((inventory: Inventory) => Problem[])[] = [
   missingNamespaces,
   incompletePods,
   unselectiveServices,
+  familiesWithoutPods,
   unselectiveEntries,
   orphanedSlices,
   wantedWaypoints,

@@ -1,3 +1,4 @@
+import { familyOf } from "../ip.js";
 import type { Problem } from "../problem.js";
 import { selects, selectorText } from "../selector.js";
 import { problemOf, type Inventory } from "./inventory.js";
@@ -38,6 +39,29 @@ export function unselectiveServices(inventory: Inventory): Problem[] {
         }),
       );
     });
+  }
+  return problems;
+}
+
+/** A service that is offered in a family in which none of its pods has an address. */
+export function familiesWithoutPods(inventory: Inventory): Problem[] {
+  const problems: Problem[] = [];
+  for (const service of inventory.all("Service")) {
+    const pods = inventory.podsBehind(service).filter(({ ips }) => ips.length > 0);
+    if (pods.length === 0) continue;
+    const stated = service.ipFamilies.length > 0 ? service.ipFamilies : service.clusterIps.map(familyOf);
+    const lacking = stated.filter(
+      (family) => !pods.some(({ ips }) => ips.some((ip) => familyOf(ip) === family)),
+    );
+    for (const family of lacking) {
+      const all = service.ipFamilies.length > 0 && lacking.length === service.ipFamilies.length;
+      const message = all
+        ? "is a family in which no selected pod has an address: the service has no endpoint"
+        : "is a family in which no selected pod has an address: only clients that have the other one, too, are served";
+      const path = service.ipFamilies.length > 0 ? "spec.ipFamilies" : "spec.clusterIPs";
+      const hint = `give the pods ${family} addresses (status.podIPs), or leave the family out`;
+      problems.push(problemOf(service, "warning", path, { value: family, message, hint }));
+    }
   }
   return problems;
 }

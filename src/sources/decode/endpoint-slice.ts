@@ -1,7 +1,7 @@
 import type { EndpointSliceObject, SliceEndpoint } from "../../domain/objects.js";
 import { portRange, type Fields } from "./fields.js";
 import { metadataPath, readMeta } from "./meta.js";
-import { present, readIp, transportProtocols } from "./shared.js";
+import { present, readHostIp, transportProtocols } from "./shared.js";
 
 const serviceNameLabel = "kubernetes.io/service-name";
 type AddressType = EndpointSliceObject["addressType"];
@@ -15,7 +15,7 @@ function readAddresses(endpoint: Fields, type: AddressType): readonly string[] {
     });
   if (type === "FQDN") return written.map(({ value }) => value);
   const ips = written.map(({ value, path }) => {
-    const ip = readIp(endpoint.report, path, value);
+    const ip = readHostIp(endpoint.report, path, value);
     if (ip !== undefined && ip.includes(":") !== (type === "IPv6")) {
       endpoint.report.error(path, { value, message: `is not of the slice's addressType ${type}` });
     }

@@ -2,7 +2,7 @@ import type { ContainerPort, PodObject } from "../../domain/objects.js";
 import { readNetns } from "./core.js";
 import { portRange, type Fields } from "./fields.js";
 import { readMeta } from "./meta.js";
-import { readIp, transportProtocols, type DecodeOptions } from "./shared.js";
+import { readHostIp, transportProtocols, type DecodeOptions } from "./shared.js";
 
 const phases = ["Pending", "Running", "Succeeded", "Failed", "Unknown"] as const;
 
@@ -12,12 +12,12 @@ function readIps(status: Fields | undefined): readonly string[] {
   const ips = new Set<string>();
   const first = status.string("podIP");
   if (first !== undefined && first !== "") {
-    const ip = readIp(status.report, status.at("podIP"), first);
+    const ip = readHostIp(status.report, status.at("podIP"), first);
     if (ip !== undefined) ips.add(ip);
   }
   for (const entry of status.children("podIPs")) {
     const text = entry.requiredString("ip");
-    const ip = text === undefined ? undefined : readIp(status.report, entry.at("ip"), text);
+    const ip = text === undefined ? undefined : readHostIp(status.report, entry.at("ip"), text);
     if (ip !== undefined) ips.add(ip);
   }
   return [...ips];

@@ -1,7 +1,8 @@
 import type { ServiceObject, ServicePort } from "../../domain/objects.js";
 import { portRange, type Fields } from "./fields.js";
 import { metadataPath, readLabels, readMeta } from "./meta.js";
-import { appProtocol, present, readIp, transportProtocols } from "./shared.js";
+import { readServiceAddresses } from "./service-addresses.js";
+import { appProtocol, present, transportProtocols } from "./shared.js";
 
 const types = ["ClusterIP", "NodePort", "LoadBalancer", "ExternalName"] as const;
 const distributionAnnotation = "networking.istio.io/traffic-distribution";
@@ -64,21 +65,6 @@ function readPorts(spec: Fields): ServicePort[] {
   return present(ports.map(({ port }) => port));
 }
 
-/** `clusterIPs`, else `clusterIP`; "None" means headless. */
-function readClusterIps(spec: Fields): {
-  readonly clusterIps: readonly string[];
-  readonly headless: boolean;
-} {
-  const single = spec.string("clusterIP");
-  const listed = spec.strings("clusterIPs");
-  const written = listed.length > 0 ? listed : single ? [{ value: single, path: spec.at("clusterIP") }] : [];
-  if (written.some(({ value }) => value === "None")) return { clusterIps: [], headless: true };
-  return {
-    clusterIps: [...new Set(present(written.map(({ value, path }) => readIp(spec.report, path, value))))],
-    headless: false,
-  };
-}
-
 /** `spec.trafficDistribution` before the annotation; PreferClose is the older name of PreferSameZone. */
 function readDistribution(
   root: Fields,
@@ -124,7 +110,7 @@ export function decodeService(root: Fields, apiVersion: string): ServiceObject {
   const externalName = spec.string("externalName");
   const ports = readPorts(spec);
   const selector = readLabels(spec, "selector");
-  const { clusterIps, headless } = readClusterIps(spec);
+  const { clusterIps, headless, ipFamilies } = readServiceAddresses(spec);
   if (type === "ExternalName" && !externalName) {
     spec.report.error(spec.at("externalName"), {
       message: "is missing",
@@ -140,6 +126,7 @@ export function decodeService(root: Fields, apiVersion: string): ServiceObject {
     type,
     externalName: type === "ExternalName" ? externalName : undefined,
     clusterIps,
+    ipFamilies,
     headless,
     ports,
     selector: selector.size === 0 || type === "ExternalName" ? undefined : selector,

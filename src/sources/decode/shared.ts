@@ -1,4 +1,4 @@
-import { canonicalIp, parseCidr } from "../../domain/ip.js";
+import { canonicalIp, parseCidr, specialUse } from "../../domain/ip.js";
 import type { AppProtocol, Cidr } from "../../domain/objects.js";
 import type { Fields } from "./fields.js";
 import { readLabels } from "./meta.js";
@@ -19,6 +19,15 @@ export function readIp(report: Report, path: string, text: string): string | und
     report.error(path, { value: text, message: "is not an IP address", hint: "such as 10.0.0.7 or fd00::7" });
   }
   return ip;
+}
+
+/** An address that one host is known by; reports what is none. */
+export function readHostIp(report: Report, path: string, text: string): string | undefined {
+  const ip = readIp(report, path, text);
+  const special = ip === undefined ? undefined : specialUse(ip);
+  if (special === undefined) return ip;
+  report.error(path, { value: text, message: `is a ${special} address, which is no host's own` });
+  return undefined;
 }
 
 /** The network of `ADDRESS/LENGTH` or `ADDRESS`; reports what is none, and host bits that do not count. */

@@ -33,6 +33,13 @@ const modes: Readonly<Record<Balancing["mode"], LoadBalancing_Mode>> = {
   unspecified: LoadBalancing_Mode.UNSPECIFIED_MODE,
 };
 
+const families: Readonly<Record<CompiledService["ipFamilies"], IPFamilies>> = {
+  any: IPFamilies.AUTOMATIC,
+  ipv4: IPFamilies.IPV4_ONLY,
+  ipv6: IPFamilies.IPV6_ONLY,
+  dual: IPFamilies.DUAL,
+};
+
 function encodeLoadBalancing(balancing: Balancing): LoadBalancing {
   return {
     routingPreference: balancing.scopes.map((scope) => scopes[scope]),
@@ -69,7 +76,7 @@ export function encodeService(service: CompiledService, dialect: Dialect): Servi
     subjectAltNames: [...service.subjectAltNames],
     waypoint: encodeWaypoint(service.waypoint),
     loadBalancing: service.loadBalancing && encodeLoadBalancing(service.loadBalancing),
-    ipFamilies: IPFamilies.AUTOMATIC,
+    ipFamilies: families[service.ipFamilies],
     extensions: dialect === "meltemi" ? encodeExtensions(service) : [],
     canonical: service.canonical,
     ingressUseWaypoint: service.ingressUseWaypoint,
