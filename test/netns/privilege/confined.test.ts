@@ -3,6 +3,7 @@ import { readFileSync } from "node:fs";
 import { afterAll, beforeAll, describe, expect, it, onTestFinished } from "vitest";
 import { eventually } from "../../helpers/eventually.js";
 import { dump } from "../node/probes.js";
+import { settledDump } from "../settled-dump.js";
 import { ConfinedMesh } from "./confined-mesh.js";
 import { containerWithout, listedCapabilities, type ContainerName } from "./confined-node.js";
 
@@ -39,14 +40,7 @@ describe("a confined node", () => {
 
   beforeAll(async () => {
     await mesh.up();
-    for (const { name, netns } of mesh.topology.pods) {
-      // Link-local addresses are tried out for a second; a dump is several looks.
-      const settled = await eventually(`${name}'s addresses to be its own`, async () => {
-        const [text, again] = [await dump(netns), await dump(netns)];
-        return text === again && !text.includes("tentative") && text;
-      });
-      before.set(name, settled);
-    }
+    for (const { name, netns } of mesh.topology.pods) before.set(name, await settledDump(netns));
     mesh.start();
   });
   afterAll(() => mesh.down());
