@@ -57,11 +57,11 @@ export interface CompiledService {
     readonly ip: string;
     readonly length: number | undefined;
   }[];
+  /** Families of its endpoints' addresses that connections may go to. */
+  readonly ipFamilies: "any" | "ipv4" | "ipv6" | "dual";
   readonly ports: readonly CompiledPort[];
   readonly subjectAltNames: readonly string[];
   readonly waypoint: WaypointAddress | undefined;
-  /** Families of its endpoints' addresses that connections may go to. */
-  readonly ipFamilies: "any" | "ipv4" | "ipv6" | "dual";
   readonly loadBalancing:
     | {
         readonly scopes: readonly ("region" | "zone" | "subzone" | "node" | "cluster" | "network")[];

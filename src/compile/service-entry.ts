@@ -47,8 +47,8 @@ export function compileServiceEntry(
     namespace,
     hostname,
     addresses,
-    ports,
     ipFamilies: "any",
+    ports,
     subjectAltNames: entry.subjectAltNames,
     waypoint: undefined,
     // No endpoints of its own: connections go on to the address that was dialled.

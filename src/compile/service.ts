@@ -23,14 +23,14 @@ function loadBalancing(service: ServiceObject): LoadBalancing {
   }
 }
 
-/** Undefined for an ExternalName: it has no endpoints, its name resolves elsewhere. */
-export function compileService(service: ServiceObject, config: CompileConfig): CompiledService | undefined {
 function ipFamilies({ ipFamilies: [first, second] }: ServiceObject): CompiledService["ipFamilies"] {
   if (first === undefined) return "any";
   if (second !== undefined) return "dual";
   return first === "IPv4" ? "ipv4" : "ipv6";
 }
 
+/** Undefined for an ExternalName: it has no endpoints, its name resolves elsewhere. */
+export function compileService(service: ServiceObject, config: CompileConfig): CompiledService | undefined {
   if (service.type === "ExternalName") return undefined;
   const { namespace, name } = service.meta;
   const hostname = serviceHostname(config, namespace, name);
@@ -41,13 +41,13 @@ function ipFamilies({ ipFamilies: [first, second] }: ServiceObject): CompiledSer
     namespace,
     hostname,
     addresses: service.clusterIps.map((ip) => ({ network: config.network, ip, length: undefined })),
+    ipFamilies: ipFamilies(service),
     ports: service.ports
       .filter(({ protocol }) => protocol === "TCP")
       // Ambient writes 0 where the port is a name: each endpoint says which number it is.
       .map(({ port, targetPort, appProtocol }) => ({
         servicePort: port,
         targetPort: typeof targetPort === "number" ? targetPort : 0,
-    ipFamilies: ipFamilies(service),
         appProtocol,
       })),
     subjectAltNames: [],

@@ -62,10 +62,10 @@ export interface PodObject {
 
 export type AppProtocol = "unknown" | "http" | "http2" | "grpc" | "tcp" | "tls";
 
-export interface ServicePort {
-  readonly name: string | undefined;
 export type IpFamily = "IPv4" | "IPv6";
 
+export interface ServicePort {
+  readonly name: string | undefined;
   readonly port: number;
   /** A number, or the name of a container port. */
   readonly targetPort: number | string;
@@ -80,10 +80,10 @@ export interface ServiceObject {
   readonly externalName: string | undefined;
   /** Empty when headless. */
   readonly clusterIps: readonly string[];
-  readonly headless: boolean;
-  readonly ports: readonly ServicePort[];
   /** Address families that the service is offered in, the primary one first; empty: any that its endpoints have. */
   readonly ipFamilies: readonly IpFamily[];
+  readonly headless: boolean;
+  readonly ports: readonly ServicePort[];
   /** Undefined: endpoints come from EndpointSlices only. */
   readonly selector: ReadonlyMap<string, string> | undefined;
   readonly sessionAffinity: "None" | "ClientIP";

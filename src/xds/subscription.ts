@@ -103,11 +103,11 @@ export class Subscription {
     return this.#unacknowledged !== undefined && this.#hasNews;
   }
 
-  /** Takes a request. Throws `bad_input` where it exceeds what one client may ask for. */
   asks(name: string): boolean {
     return this.#names.has(name);
   }
 
+  /** Takes a request. Throws `bad_input` where it exceeds what one client may ask for. */
   request(request: DeltaRequest): Acknowledgement {
     const acknowledgement = this.#acknowledge(request);
     const first = !this.#started;
