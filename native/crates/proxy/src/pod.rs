@@ -10,7 +10,7 @@ use meltemi_capture::{CaptureError, Listener, PodNetns};
 use meltemi_identity::Served;
 use meltemi_state::{LocalPod, Workload};
 use meltemi_telemetry::Reason;
-use meltemi_tunnel::Pool;
+use meltemi_tunnel::{Limits, Pool};
 use meltemi_types::Identity;
 use parking_lot::Mutex;
 use std::net::SocketAddr;
@@ -44,6 +44,8 @@ pub(crate) struct Pod {
     pub(crate) node: Arc<Node>,
     pub(crate) identity: Identity,
     pub(crate) netns: PodNetns,
+    /// What the pod's applications leave unread is held against this pod.
+    pub(crate) limits: Limits,
     pub(crate) pool: Pool<Dialer>,
     pub(crate) handshakes: Arc<Admission>,
     pub(crate) tunnels: Arc<Admission>,
@@ -79,12 +81,14 @@ impl Pod {
         let kill = CancellationToken::new();
         let drain = CancellationToken::new();
         let dialer = Dialer { node: node.clone(), identity: identity.clone(), netns: netns.clone() };
-        let pool = Pool::new(dialer, node.settings.limits.clone(), kill.child_token());
+        let limits = node.settings.limits.for_owner();
+        let pool = Pool::new(dialer, limits.clone(), kill.child_token());
         let pod = Arc::new(Self {
             _served: node.certificates.serve(&identity),
             info,
             identity,
             netns,
+            limits,
             pool,
             handshakes: Admission::handshakes(),
             tunnels: Admission::tunnels(),

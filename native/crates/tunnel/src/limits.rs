@@ -65,6 +65,14 @@ pub struct Limits {
     pub open_timeout: Duration,
 }
 
+impl Limits {
+    /// The same, with the budget as another owner's.
+    #[must_use]
+    pub fn for_owner(&self) -> Self {
+        Self { budget: self.budget.for_owner(), ..self.clone() }
+    }
+}
+
 impl Default for Limits {
     fn default() -> Self {
         let stream_window = 4 << 20;

@@ -47,9 +47,8 @@ pub(crate) async fn serve(pod: Arc<Pod>, tcp: TcpStream, client: SocketAddr) {
         return;
     };
     let peer = Arc::new(peer);
-    let limits = &pod.node.settings.limits;
     let handle = |incoming| stream::serve(pod.clone(), peer.clone(), incoming);
-    let served = Box::pin(meltemi_tunnel::serve(tls, limits, &drain, &pod.kill, &pod.tasks, handle));
+    let served = Box::pin(meltemi_tunnel::serve(tls, &pod.limits, &drain, &pod.kill, &pod.tasks, handle));
     if let Err(error) = served.await {
         tracing::debug!(%error, pod = %pod.info.uid, peer = %client, "tunnel ended");
     }

@@ -11,7 +11,6 @@ use std::future::poll_fn;
 use std::io;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
-use std::time::Instant;
 use tokio::net::TcpStream;
 
 /// Pieces and bytes taken from a tunnel before they are written.
@@ -118,8 +117,8 @@ fn poll_capacity(
 struct Back {
     queue: VecDeque<Bytes>,
     queued: usize,
-    /// The application did not take what was there: from here on everything that comes is counted.
-    stalled: Option<Instant>,
+    /// The application did not take what was there: everything that comes is counted.
+    stalled: bool,
     share: Share,
     input_ended: bool,
     ended: bool,
@@ -132,7 +131,7 @@ impl Back {
         Self {
             queue: VecDeque::new(),
             queued: 0,
-            stalled: None,
+            stalled: false,
             share,
             input_ended: false,
             ended: false,
@@ -171,10 +170,8 @@ impl Back {
                 }
             };
             self.queued -= written;
-            self.stalled = None;
-            if !self.share.is_empty() {
-                self.share.set(self.queued, self.queue.len());
-            }
+            self.stalled = false;
+            self.share.taken(written, self.queued, self.queue.len());
             meter.back(written);
             // The peer may send as much again only now, when the application took it: an application
             // that does not read stops its own connection and no other.
@@ -184,21 +181,19 @@ impl Back {
 
     /// Takes all that has come and counts it, so that nothing is held that the budget does not know of.
     fn stall(&mut self, cx: &mut Context<'_>, receive: &mut RecvStream) -> Result<(), Fault> {
-        let since = *self.stalled.get_or_insert_with(Instant::now);
+        self.stalled = true;
         self.gather(cx, receive);
-        let before = self.share.held();
         self.share.set(self.queued, self.queue.len());
-        if self.share.held() > before && self.share.is_excessive(since.elapsed()) {
-            return Err(Fault::Overloaded);
+        match self.share.poll_ended(cx) {
+            Poll::Ready(()) => Err(Fault::Overloaded),
+            Poll::Pending => Ok(()),
         }
-        Ok(())
     }
 
     fn gather(&mut self, cx: &mut Context<'_>, receive: &mut RecvStream) {
         let over = |back: &Self| back.input_ended || back.failed.is_some();
-        let enough = |back: &Self| {
-            back.stalled.is_none() && (back.queue.len() >= GATHER_PIECES || back.queued >= GATHER_BYTES)
-        };
+        let enough =
+            |back: &Self| !back.stalled && (back.queue.len() >= GATHER_PIECES || back.queued >= GATHER_BYTES);
         while !over(self) && !enough(self) {
             match receive.poll_data(cx) {
                 Poll::Ready(Some(Ok(bytes))) => {
