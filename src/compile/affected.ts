@@ -1,6 +1,7 @@
 /** Which objects must be compiled again when one changes: found through the model's indexes, never by looking at all. */
 import type {
   EndpointSliceObject,
+  GatewayObject,
   MeshKind,
   MeshObject,
   NamespaceObject,
@@ -59,7 +60,9 @@ export class Affected {
         this.#pod(object);
         return;
       case "Namespace":
-        if (!sameLabels(before, after)) this.#podsIn(name);
+        if (sameLabels(before, after)) return;
+        this.#podsIn(name);
+        this.#servicesIn(name);
         return;
       case "Node":
         for (const pod of this.#mesh.podsByNode.get(name)) this.units.add(`Pod/${pod}`);
@@ -77,6 +80,17 @@ export class Affected {
       case "WorkloadEntry":
         this.#claimants(entryAddresses(object));
         return;
+      case "ServiceAccount":
+        if (!sameLabels(before, after)) this.#podsIn(namespace);
+        return;
+      case "Gateway":
+        this.#gateway(object);
+        return;
+      case "ReferenceGrant":
+        for (const route of this.#mesh.routesByNamespace.get(namespace)) this.units.add(unitOf(route));
+        return;
+      case "HTTPRoute":
+        return;
       case "AuthorizationPolicy":
         if (!object.selector) return;
         if (this.#isRoot(namespace)) this.#selectedAnywhere(object.selector);
@@ -85,10 +99,40 @@ export class Affected {
       case "PeerAuthentication":
         this.#peerAuthentication(object);
         return;
-      case "ServiceAccount":
-      case "Gateway":
-        return;
     }
+  }
+
+  /** What may name the Gateway as its waypoint, wherever it is: Gateways come and go rarely. */
+  #gateway(gateway: GatewayObject): void {
+    for (const pod of this.#mesh.pods.all()) this.units.add(unitOf(pod));
+    for (const service of this.#mesh.services.all()) this.#bound(service);
+    for (const entry of this.#mesh.serviceEntries.all()) this.units.add(unitOf(entry));
+    const { namespace, name } = gateway.meta;
+    for (const target of [`Gateway/${namespace}/${name}`]) this.#attached(target);
+    for (const policy of this.#mesh.authorizationPolicies.all())
+      if (policy.targetRefs.some(({ kind }) => kind === "GatewayClass")) this.units.add(unitOf(policy));
+  }
+
+  #servicesIn(namespace: string): void {
+    for (const service of this.#mesh.services.inNamespace(namespace)) this.#bound(service);
+    for (const entry of this.#mesh.serviceEntries.inNamespace(namespace)) this.units.add(unitOf(entry));
+  }
+
+  /** A service whose waypoint may be another one now, with the routes and policies that go with it. */
+  #bound(service: ServiceObject): void {
+    this.units.add(unitOf(service));
+    this.#routed(service);
+  }
+
+  /** Routes that name a service, and policies attached to it. */
+  #routed(service: ServiceObject): void {
+    const { namespace, name } = service.meta;
+    for (const route of this.#mesh.routesByService.get(`${namespace}/${name}`)) this.units.add(unitOf(route));
+    this.#attached(`Service/${namespace}/${name}`);
+  }
+
+  #attached(target: string): void {
+    for (const policy of this.#mesh.policiesByTarget.get(target)) this.units.add(unitOf(policy));
   }
 
   #peerAuthentication(policy: PeerAuthenticationObject): void {
@@ -110,6 +154,10 @@ export class Affected {
     for (const ip of pod.ips) for (const other of this.#mesh.podsByIp.get(ip)) this.units.add(`Pod/${other}`);
     this.#claimants(pod.ips);
     this.#drawnTo(pod.ips);
+    // A waypoint that is a Pod is no workload of its Gateway's.
+    for (const gateway of this.#mesh.gateways.all())
+      if (gateway.netns !== undefined && gateway.addresses.some((ip) => pod.ips.includes(ip)))
+        this.units.add(unitOf(gateway));
   }
 
   /** Entries that would draw connections to one of the addresses. */
@@ -135,6 +183,7 @@ export class Affected {
 
   #service(service: ServiceObject): void {
     const { namespace, name } = service.meta;
+    this.#routed(service);
     this.#drawnTo(clusterIpsOf(service));
     for (const entry of this.#mesh.entriesByHostname.get(serviceHostname(this.#config, namespace, name)))
       this.units.add(unitOf(entry));

@@ -4,6 +4,7 @@
  */
 import type { AddressKey, NodeName, PolicyKey, ServiceKey, WorkloadUid } from "../domain/ids.js";
 import type { ObjectRef } from "../domain/problem.js";
+import type { CompiledWaypointConfig, WaypointConfigKind } from "./waypoint/config.js";
 import type { AppProtocol, Cidr, StringMatch } from "../domain/objects.js";
 
 export interface CompiledPort {
@@ -30,6 +31,8 @@ export interface CompiledWorkload {
   readonly trustDomain: string;
   readonly serviceAccount: string;
   readonly waypoint: WaypointAddress | undefined;
+  /** `NAMESPACE/NAME` of the waypoint that is to serve it. */
+  readonly servedBy: string | undefined;
   readonly node: NodeName | undefined;
   readonly canonicalName: string;
   readonly canonicalRevision: string;
@@ -62,6 +65,8 @@ export interface CompiledService {
   readonly ports: readonly CompiledPort[];
   readonly subjectAltNames: readonly string[];
   readonly waypoint: WaypointAddress | undefined;
+  /** `NAMESPACE/NAME` of the waypoint that is to serve it. */
+  readonly servedBy: string | undefined;
   readonly loadBalancing:
     | {
         readonly scopes: readonly ("region" | "zone" | "subzone" | "node" | "cluster" | "network")[];
@@ -124,12 +129,15 @@ export interface CompiledChange {
   readonly removedAddresses: readonly (WorkloadUid | ServiceKey)[];
   readonly authorizations: readonly CompiledAuthorization[];
   readonly removedAuthorizations: readonly PolicyKey[];
+  /** For waypoints. */
+  readonly configs: readonly CompiledWaypointConfig[];
+  readonly removedConfigs: readonly { readonly kind: WaypointConfigKind; readonly name: string }[];
 }
 
 /** A condition of an object's status, as in Kubernetes. */
 export interface StatusCondition {
-  /** `Accepted`: understood and taken. `Programmed`: in force on the nodes. */
-  readonly type: "Accepted" | "Programmed";
+  /** `Accepted`: understood and taken. `Programmed`: in force. `ResolvedRefs`: all that it names is there. */
+  readonly type: "Accepted" | "Programmed" | "ResolvedRefs";
   readonly status: boolean;
   /** One word, for programs. */
   readonly reason: string;

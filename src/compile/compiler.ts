@@ -16,6 +16,8 @@ import type {
 } from "./compiled.js";
 import type { CompileConfig } from "./config.js";
 import { equalValues } from "./equal.js";
+import type { CompiledServed, CompiledWaypointConfig, WaypointConfigKind } from "./waypoint/config.js";
+import { servedOf as servedAddress } from "./waypoint/served.js";
 import { compileStaticStrict } from "./peer-authentication.js";
 import { type Compiled, compileUnit } from "./unit.js";
 
@@ -23,8 +25,17 @@ type Owner = UnitKey | "strict";
 
 const nothing: readonly Compiled[] = [];
 
-function nameOf(compiled: Compiled): WorkloadUid | ServiceKey | PolicyKey {
-  return compiled.type === "workload" ? compiled.uid : compiled.key;
+/** Unique among what one object becomes. */
+function nameOf(compiled: Compiled): string {
+  switch (compiled.type) {
+    case "workload":
+      return compiled.uid;
+    case "service":
+    case "authorization":
+      return compiled.key;
+    case "waypoint_config":
+      return `${compiled.kind} ${compiled.name}`;
+  }
 }
 
 /** One object's say in what a service is. */
@@ -39,16 +50,51 @@ class Difference {
   readonly removedAddresses: (WorkloadUid | ServiceKey)[] = [];
   readonly authorizations: CompiledAuthorization[] = [];
   readonly removedAuthorizations: PolicyKey[] = [];
+  readonly configs: CompiledWaypointConfig[] = [];
+  readonly removedConfigs: { kind: WaypointConfigKind; name: string }[] = [];
 
-  set(compiled: Compiled): void {
-    if (compiled.type === "authorization") this.authorizations.push(compiled);
-    else this.addresses.push(compiled);
+  /** One value in the place of another, either of them possibly none. */
+  replace(before: Compiled | undefined, after: Compiled | undefined): void {
+    if (after) this.#set(after);
+    else if (before) this.#remove(before);
+    const [servedBefore, servedAfter] = [servedOf(before), servedOf(after)];
+    if (servedAfter && !equalValues(servedBefore, servedAfter)) this.#set(servedAfter);
+    else if (servedBefore && !servedAfter) this.#remove(servedBefore);
   }
 
-  remove(compiled: Compiled): void {
-    if (compiled.type === "authorization") this.removedAuthorizations.push(compiled.key);
-    else this.removedAddresses.push(compiled.type === "workload" ? compiled.uid : compiled.key);
+  #set(compiled: Compiled): void {
+    switch (compiled.type) {
+      case "authorization":
+        this.authorizations.push(compiled);
+        return;
+      case "waypoint_config":
+        this.configs.push(compiled);
+        return;
+      default:
+        this.addresses.push(compiled);
+    }
   }
+
+  #remove(compiled: Compiled): void {
+    switch (compiled.type) {
+      case "authorization":
+        this.removedAuthorizations.push(compiled.key);
+        return;
+      case "waypoint_config":
+        this.removedConfigs.push({ kind: compiled.kind, name: compiled.name });
+        return;
+      case "workload":
+        this.removedAddresses.push(compiled.uid);
+        return;
+      case "service":
+        this.removedAddresses.push(compiled.key);
+    }
+  }
+}
+
+/** What a waypoint is told about a service or workload. */
+function servedOf(compiled: Compiled | undefined): CompiledServed | undefined {
+  return compiled?.type === "service" || compiled?.type === "workload" ? servedAddress(compiled) : undefined;
 }
 
 export class Compiler {
@@ -93,7 +139,14 @@ export class Compiler {
 
   /** Everything in force. */
   *all(): Iterable<Compiled> {
-    for (const unit of this.#units.values()) for (const one of unit) if (this.isInForce(one)) yield one;
+    for (const unit of this.#units.values()) {
+      for (const one of unit) {
+        if (!this.isInForce(one)) continue;
+        yield one;
+        const served = servedOf(one);
+        if (served) yield served;
+      }
+    }
   }
 
   /** What one object became, whether or not it is in force. */
@@ -128,12 +181,12 @@ export class Compiler {
       if (old && equalValues(old, compiled)) return old;
       const shared = this.#share(compiled);
       if (shared.type === "service") this.#claim(owner, shared.key, shared, contested);
-      else difference.set(shared);
+      else difference.replace(old, shared);
       return shared;
     });
     for (const old of earlier.values()) {
       if (old.type === "service") this.#claim(owner, old.key, undefined, contested);
-      else difference.remove(old);
+      else difference.replace(old, undefined);
     }
     if (kept.length > 0) this.#units.set(owner, kept);
     else this.#units.delete(owner);
@@ -166,13 +219,11 @@ export class Compiler {
       const before = this.#services.get(key);
       const after = winner(this.#claims.get(key) ?? []);
       if (before === after) continue;
-      if (after) {
-        this.#services.set(key, after);
-        difference.set(after);
-      } else if (before) {
+      difference.replace(before, after);
+      if (after) this.#services.set(key, after);
+      else {
         this.#services.delete(key);
         this.#siblings.delete(key);
-        difference.remove(before);
       }
     }
   }

@@ -6,6 +6,7 @@ import { compileAuthorization, scopeOf } from "./authorization.js";
 import type { StatusCondition } from "./compiled.js";
 import type { Compiler } from "./compiler.js";
 import type { CompileConfig } from "./config.js";
+import { reachOf } from "./waypoint/request-policy.js";
 import { hasSelector, meshPolicy, namespacePolicy, selectingPolicy } from "./peer-authentication.js";
 
 type Policy = AuthorizationPolicyObject | PeerAuthenticationObject;
@@ -65,15 +66,23 @@ export function authorizationConditions(
   compiler: Compiler,
   policy: AuthorizationPolicyObject,
 ): readonly StatusCondition[] {
-  if (policy.action === "CUSTOM") {
-    const message =
-      "action CUSTOM is not enforced by node proxies, and there are no waypoints yet: it refuses nothing";
+  if (policy.action === "CUSTOM" && policy.targetRefs.length === 0) {
+    const message = "action CUSTOM is not enforced by node proxies: it refuses nothing";
     return [condition("Accepted", false, "UnsupportedAction", message)];
   }
   if (policy.targetRefs.length > 0) {
     const targets = policy.targetRefs.map(({ kind, name }) => `${kind} ${name}`).join(", ");
-    const message = `it is attached to ${targets}, whose traffic passes no waypoint: nothing enforces it`;
-    return [accepted, condition("Programmed", false, "NoWaypoint", message)];
+    const reach = reachOf(compiler.mesh, compiler.config, policy);
+    const waypoints = [...new Set(reach.flatMap((one) => one.waypoints))];
+    if (waypoints.length === 0) {
+      const message = `it is attached to ${targets}, whose traffic passes no waypoint: nothing enforces it`;
+      return [accepted, condition("Programmed", false, "NoWaypoint", message)];
+    }
+    const lost =
+      reach.length < policy.targetRefs.length
+        ? `; ${policy.targetRefs.length - reach.length} of its targets passes no waypoint`
+        : "";
+    return [accepted, condition("Programmed", true, "Programmed", `told to ${waypoints.join(", ")}${lost}`)];
   }
   const { compiled, http } = compileAuthorization(policy, compiler.config);
   const taken =

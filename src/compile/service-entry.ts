@@ -6,6 +6,7 @@ import { isOutranked } from "./address-claim.js";
 import { canonicalName, canonicalRevision } from "./canonical.js";
 import type { CompiledPort, CompiledService, CompiledWorkload } from "./compiled.js";
 import type { CompileConfig } from "./config.js";
+import { compileBinding, unbound, waypointOfService } from "./waypoint/binding.js";
 import { splitLocality } from "./locality.js";
 import { ownerInstead, ownsHost } from "./service-claim.js";
 import { workloadPolicies } from "./workload-policies.js";
@@ -50,7 +51,7 @@ export function compileServiceEntry(
     ipFamilies: "any",
     ports,
     subjectAltNames: entry.subjectAltNames,
-    waypoint: undefined,
+    ...compileBinding(config, waypointOfService(mesh, entry.meta)),
     // No endpoints of its own: connections go on to the address that was dialled.
     loadBalancing:
       entry.resolution === "NONE" ? { scopes: [], mode: "passthrough", allowUnhealthy: false } : undefined,
@@ -101,7 +102,7 @@ export function compileEntryEndpoints(
       tunnel: hbone ? "hbone" : "none",
       trustDomain: config.trustDomain,
       serviceAccount: endpoint.serviceAccount,
-      waypoint: undefined,
+      ...unbound,
       node: undefined,
       canonicalName: canonicalName(labels, name),
       canonicalRevision: canonicalRevision(labels),

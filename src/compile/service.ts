@@ -1,7 +1,9 @@
 import { serviceKey } from "../domain/ids.js";
 import type { ServiceObject } from "../domain/objects.js";
+import type { Mesh } from "../model/mesh.js";
 import type { CompiledService } from "./compiled.js";
 import type { CompileConfig } from "./config.js";
+import { compileBinding, waypointOfService } from "./waypoint/binding.js";
 
 type LoadBalancing = CompiledService["loadBalancing"];
 
@@ -30,7 +32,11 @@ function ipFamilies({ ipFamilies: [first, second] }: ServiceObject): CompiledSer
 }
 
 /** Undefined for an ExternalName: it has no endpoints, its name resolves elsewhere. */
-export function compileService(service: ServiceObject, config: CompileConfig): CompiledService | undefined {
+export function compileService(
+  mesh: Mesh,
+  service: ServiceObject,
+  config: CompileConfig,
+): CompiledService | undefined {
   if (service.type === "ExternalName") return undefined;
   const { namespace, name } = service.meta;
   const hostname = serviceHostname(config, namespace, name);
@@ -51,12 +57,12 @@ export function compileService(service: ServiceObject, config: CompileConfig): C
         appProtocol,
       })),
     subjectAltNames: [],
-    waypoint: undefined,
+    ...compileBinding(config, waypointOfService(mesh, service.meta)),
     loadBalancing: loadBalancing(service),
     clientIpAffinity:
       service.sessionAffinity === "ClientIP" ? { timeoutS: service.sessionAffinityTimeoutS } : undefined,
     headless: service.headless,
     canonical: true,
-    ingressUseWaypoint: false,
+    ingressUseWaypoint: service.meta.labels.get("istio.io/ingress-use-waypoint") === "true",
   };
 }

@@ -14,6 +14,7 @@ import type { ObjectRef, Problem } from "../domain/problem.js";
 import { selectorText } from "../domain/selector.js";
 import { nameOf, serviceAddresses } from "../model/mesh.js";
 import type { CompiledService, ObjectStatus, StatusCondition } from "./compiled.js";
+import { gatewayConditions, httpRouteConditions } from "./waypoint/status.js";
 import type { Compiler } from "./compiler.js";
 import { authorizationConditions, peerAuthenticationConditions } from "./policy-status.js";
 import { type AddressOwner, ownerInstead } from "./service-claim.js";
@@ -128,8 +129,12 @@ export function conditionsOf(compiler: Compiler, object: MeshObject): readonly S
     case "ServiceAccount":
     case "Node":
     case "EndpointSlice":
-    case "Gateway":
+    case "ReferenceGrant":
       return [];
+    case "Gateway":
+      return gatewayConditions(compiler, object);
+    case "HTTPRoute":
+      return httpRouteConditions(compiler, object);
   }
 }
 

@@ -10,6 +10,7 @@ import type { CompiledWorkload } from "./compiled.js";
 import type { CompileConfig } from "./config.js";
 import { localityOfNode, splitLocality } from "./locality.js";
 import { serviceHostname } from "./service.js";
+import { compileBinding, unbound, waypointOfWorkload } from "./waypoint/binding.js";
 import { workloadPolicies } from "./workload-policies.js";
 import { isGone, servicesOfPod, servicesOfWorkloadEntry, slicePorts } from "./workload-services.js";
 
@@ -46,7 +47,9 @@ export function compilePod(mesh: Mesh, config: CompileConfig, pod: PodObject): C
     tunnel: enrolled || tunnelsItself(labels) ? "hbone" : "none",
     trustDomain: config.trustDomain,
     serviceAccount: pod.serviceAccount,
-    waypoint: undefined,
+    ...(enrolled
+      ? compileBinding(config, waypointOfWorkload(mesh, namespace, labels, pod.serviceAccount))
+      : unbound),
     node: pod.nodeName === undefined ? undefined : nodeName(pod.nodeName),
     ...workloadOf(pod),
     canonicalName: canonicalName(labels, workloadOf(pod).workloadName),
@@ -88,7 +91,7 @@ export function compileWorkloadEntry(
     tunnel: redirected || tunnelsItself(labels) ? "hbone" : "none",
     trustDomain: config.trustDomain,
     serviceAccount: entry.spec.serviceAccount,
-    waypoint: undefined,
+    ...unbound,
     node: undefined,
     canonicalName: canonicalName(labels, name),
     canonicalRevision: canonicalRevision(labels),
@@ -131,7 +134,7 @@ export function compileSliceEndpoints(
         tunnel: "none",
         trustDomain: config.trustDomain,
         serviceAccount: "default",
-        waypoint: undefined,
+        ...unbound,
         node: undefined,
         canonicalName: slice.serviceName,
         canonicalRevision: "latest",

@@ -1,3 +1,5 @@
+import type { HttpRouteObject, ReferenceGrantObject } from "./http-route.js";
+
 /**
  * The user's objects as Meltemi understands them: parsed once (sources/), complete and valid by
  * construction. Optional Kubernetes fields are resolved to their defaults here, never later.
@@ -78,7 +80,7 @@ export interface ServiceObject {
   readonly meta: Meta;
   readonly type: "ClusterIP" | "NodePort" | "LoadBalancer" | "ExternalName";
   readonly externalName: string | undefined;
-  /** Empty when headless. */
+  /** Empty when headless. At most one of each family, the primary one first. */
   readonly clusterIps: readonly string[];
   /** Address families that the service is offered in, the primary one first; empty: any that its endpoints have. */
   readonly ipFamilies: readonly IpFamily[];
@@ -234,12 +236,22 @@ export interface WorkloadEntryObject {
   readonly spec: WorkloadEntrySpec;
 }
 
-/** A Gateway, as far as it is needed to know that a waypoint exists (its traffic is a later issue). */
+export interface GatewayListener {
+  readonly name: string;
+  readonly port: number;
+  /** `HTTP`, `HBONE`, or another implementation's word. */
+  readonly protocol: string;
+}
+
 export interface GatewayObject {
   readonly kind: "Gateway";
   readonly meta: Meta;
   readonly className: string;
+  /** Those it has (`status`), else those it asks for (`spec`): addresses and host names. */
   readonly addresses: readonly string[];
+  readonly listeners: readonly GatewayListener[];
+  /** Standalone: the network namespace that a waypoint runs in (`meltemi.io/netns`), a name or a path. */
+  readonly netns: string | undefined;
 }
 
 export type MeshObject =
@@ -253,6 +265,8 @@ export type MeshObject =
   | PeerAuthenticationObject
   | ServiceEntryObject
   | WorkloadEntryObject
-  | GatewayObject;
+  | GatewayObject
+  | HttpRouteObject
+  | ReferenceGrantObject;
 
 export type MeshKind = MeshObject["kind"];

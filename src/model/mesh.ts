@@ -19,6 +19,7 @@ import type {
   ServiceObject,
   WorkloadEntryObject,
 } from "../domain/objects.js";
+import type { BackendRef, HttpRouteObject, ReferenceGrantObject, RouteFilter } from "../domain/http-route.js";
 import type { SourceEvent } from "../domain/source-event.js";
 import { KeyIndex } from "./key-index.js";
 import { SelectorIndex } from "./selector-index.js";
@@ -88,6 +89,8 @@ export class Mesh {
   readonly serviceEntries = new Shelf<ServiceEntryObject>();
   readonly workloadEntries = new Shelf<WorkloadEntryObject>();
   readonly gateways = new Shelf<GatewayObject>();
+  readonly httpRoutes = new Shelf<HttpRouteObject>();
+  readonly referenceGrants = new Shelf<ReferenceGrantObject>();
 
   /** Names of pods by address (not of those on their host's network: its address is nobody's), and by node. */
   readonly podsByIp = new KeyIndex<string>();
@@ -110,6 +113,11 @@ export class Mesh {
   readonly serviceEntrySelectors = new SelectorIndex<ServiceEntryObject>();
   readonly authorizationSelectors = new SelectorIndex<AuthorizationPolicyObject>();
   readonly peerSelectors = new SelectorIndex<PeerAuthenticationObject>();
+  /** Routes by `NAMESPACE/NAME` of the services that they are attached to or send to, and by the namespaces of these. */
+  readonly routesByService = new KeyIndex<HttpRouteObject>();
+  readonly routesByNamespace = new KeyIndex<HttpRouteObject>();
+  /** Policies by what they are attached to: `KIND/NAMESPACE/NAME`. */
+  readonly policiesByTarget = new KeyIndex<AuthorizationPolicyObject>();
 
   readonly #shelves: { readonly [Kind in MeshKind]: Shelf<Extract<MeshObject, { kind: Kind }>> } = {
     Namespace: this.namespaces,
@@ -123,6 +131,8 @@ export class Mesh {
     ServiceEntry: this.serviceEntries,
     WorkloadEntry: this.workloadEntries,
     Gateway: this.gateways,
+    HTTPRoute: this.httpRoutes,
+    ReferenceGrant: this.referenceGrants,
   };
 
   /** Number of objects of each kind. */
@@ -197,6 +207,13 @@ export class Mesh {
         return;
       case "AuthorizationPolicy":
         if (object.selector) this.authorizationSelectors.set(namespace, name, object.selector, object);
+        for (const target of targetsOf(object)) this.policiesByTarget.add(target, object);
+        return;
+      case "HTTPRoute":
+        for (const service of servicesOfRoute(object)) {
+          this.routesByService.add(service, object);
+          this.routesByNamespace.add(service.slice(0, service.indexOf("/")), object);
+        }
         return;
       case "PeerAuthentication":
         if (object.selector) this.peerSelectors.set(namespace, name, object.selector, object);
@@ -238,6 +255,13 @@ export class Mesh {
         return;
       case "AuthorizationPolicy":
         if (object.selector) this.authorizationSelectors.delete(namespace, name, object.selector);
+        for (const target of targetsOf(object)) this.policiesByTarget.delete(target, object);
+        return;
+      case "HTTPRoute":
+        for (const service of servicesOfRoute(object)) {
+          this.routesByService.delete(service, object);
+          this.routesByNamespace.delete(service.slice(0, service.indexOf("/")), object);
+        }
         return;
       case "PeerAuthentication":
         if (object.selector) this.peerSelectors.delete(namespace, name, object.selector);
@@ -291,4 +315,25 @@ export function serviceAddresses(entry: ServiceEntryObject): readonly ServiceAdd
     const single = length === (ipBytes(address)?.length ?? 0) * 8;
     return [{ address, length, key: `${address}/${length}`, single, index }];
   });
+}
+
+/** `KIND/NAMESPACE/NAME` of what a policy is attached to. */
+export function targetsOf(policy: AuthorizationPolicyObject): readonly string[] {
+  return policy.targetRefs.map(({ kind, name }) => `${kind}/${policy.meta.namespace}/${name}`);
+}
+
+/** `NAMESPACE/NAME` of the services that a route names, each once. */
+export function servicesOfRoute(route: HttpRouteObject): readonly string[] {
+  const mirrored = (filters: readonly RouteFilter[]): readonly BackendRef[] =>
+    filters.flatMap((filter) => (filter.type === "mirror" ? [filter.backend] : []));
+  const refs = [
+    ...route.parents,
+    ...route.rules.flatMap(({ backends, filters }) => [
+      ...backends,
+      ...mirrored(filters),
+      ...backends.flatMap((backend) => mirrored(backend.filters)),
+    ]),
+  ];
+  const services = refs.filter(({ group, kind }) => group === "" && kind === "Service");
+  return [...new Set(services.map(({ namespace, name }) => `${namespace}/${name}`))];
 }

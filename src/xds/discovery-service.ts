@@ -8,12 +8,16 @@ import type { DeltaStream, DiscoveryHub, SubscriptionInfo } from "./delta-stream
 import type { DiscoveryMetrics } from "./discovery-metrics.js";
 import { toServiceError } from "../platform/grpc-status.js";
 import { isTypeUrl, type TypeUrl } from "./resource.js";
+import type { ConfigHub, ConfigStream } from "./waypoint/config-hub.js";
+import { type ConfigType, isConfigType } from "./waypoint/config-type.js";
 import type { Acknowledgement, DeltaResponse } from "./subscription.js";
 import { discoveryClient, encodeResponse, maxRequestBytes, toDeltaRequest } from "./wire.js";
 
 /** Who the caller is known to be. */
 export interface NodeIdentity {
   readonly node: string;
+  /** `NAMESPACE/NAME` where the caller is a waypoint, which then is told its configuration. */
+  readonly waypoint?: string;
 }
 
 /** What is known of a call before anything was read from it; any gRPC server call is one. */
@@ -26,6 +30,8 @@ export type Authenticate = (
 
 export interface DiscoveryServiceOptions {
   readonly hub: DiscoveryHub;
+  /** Undefined: no waypoint is served here (a relay). */
+  readonly configs?: ConfigHub;
   readonly authenticate: Authenticate;
   readonly metrics: DiscoveryMetrics;
   readonly clock: Clock;
@@ -114,11 +120,12 @@ class Connection {
   readonly #options: DiscoveryServiceOptions;
   readonly #since: string;
   #stream: DeltaStream | undefined;
+  #configs: ConfigStream | undefined;
   #writing = false;
   #closed = false;
   #lastNack: string | undefined;
   /** The response of each type that waits for its answer. */
-  readonly #sent = new Map<TypeUrl, DeltaResponse>();
+  readonly #sent = new Map<TypeUrl | ConfigType, DeltaResponse>();
 
   constructor(call: Call, identity: NodeIdentity, options: DiscoveryServiceOptions, onClose: () => void) {
     this.#call = call;
@@ -129,6 +136,7 @@ class Connection {
       if (this.#closed) return;
       this.#closed = true;
       if (this.#stream) options.hub.closeStream(this.#stream);
+      if (this.#configs) options.configs?.close(this.#configs);
       onClose();
     };
     call.on("cancelled", close);
@@ -162,9 +170,12 @@ class Connection {
     try {
       this.#stream ??= this.#open(message);
       const type = message.typeUrl;
-      if (!isTypeUrl(type))
+      if (!isTypeUrl(type) && !isConfigType(type))
         throw new MeltemiError("bad_input", `type "${type.slice(0, 100)}" is not served here`);
-      const acknowledgement = this.#stream.request(type, toDeltaRequest(message));
+      const request = toDeltaRequest(message);
+      const acknowledgement = isTypeUrl(type)
+        ? this.#stream.request(type, request)
+        : this.#configStream(type).request(type, request);
       const answered = this.#sent.get(type);
       if (acknowledgement.type !== "none" && answered?.nonce === message.responseNonce) {
         this.#sent.delete(type);
@@ -199,6 +210,16 @@ class Connection {
     return this.#options.hub.open(client, () => this.#pump());
   }
 
+  /** What a waypoint is told is for that waypoint, as its credentials name it. */
+  #configStream(type: ConfigType): ConfigStream {
+    const { waypoint } = this.#identity;
+    const { configs } = this.#options;
+    if (waypoint === undefined || !configs)
+      throw new MeltemiError("forbidden", `${type} is told to waypoints, and the caller is none`);
+    this.#configs ??= configs.open(waypoint, () => this.#pump());
+    return this.#configs;
+  }
+
   #fail(error: unknown): void {
     if (this.#closed) return;
     const { metrics, logger } = this.#options;
@@ -210,7 +231,7 @@ class Connection {
   /** One message is with the transport at a time: what the peer does not read stays a set of names. */
   #pump(): void {
     if (this.#writing || this.#closed) return;
-    const response = this.#stream?.next();
+    const response = this.#stream?.next() ?? this.#configs?.next();
     if (!response) return;
     const { metrics, clock } = this.#options;
     const payload = encodeResponse(response);

@@ -22,6 +22,7 @@ function serviceAt(
     ports: [],
     subjectAltNames: [],
     waypoint: undefined,
+    servedBy: undefined,
     loadBalancing: undefined,
     clientIpAffinity: undefined,
     headless: false,

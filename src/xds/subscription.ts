@@ -10,6 +10,7 @@
  */
 import { MeltemiError } from "../domain/error.js";
 import type { Interest } from "./interest.js";
+import type { ConfigType } from "./waypoint/config-type.js";
 import {
   authorizationType,
   type DiscoveryClient,
@@ -28,7 +29,7 @@ export interface DeltaRequest {
 }
 
 export interface DeltaResponse {
-  readonly type: TypeUrl;
+  readonly type: TypeUrl | ConfigType;
   readonly nonce: string;
   /** Serialized `Resource` messages, shared between streams. */
   readonly resources: readonly Buffer[];

@@ -1,6 +1,7 @@
 import type { MeshObject } from "../objects.js";
 import type { Problem } from "../problem.js";
 import { Inventory, type CheckOptions } from "./inventory.js";
+import { routeProblems } from "./route-checks.js";
 import { peerAuthenticationProblems, policyProblems } from "./policy-checks.js";
 import {
   familiesWithoutPods,
@@ -23,6 +24,7 @@ const checks: readonly ((inventory: Inventory) => Problem[])[] = [
   unselectiveEntries,
   orphanedSlices,
   wantedWaypoints,
+  routeProblems,
   policyProblems,
   peerAuthenticationProblems,
 ];

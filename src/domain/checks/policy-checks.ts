@@ -3,6 +3,7 @@ import type { Problem } from "../problem.js";
 import { stringMatches } from "../string-match.js";
 import { isOlder } from "../policy-age.js";
 import { selectorText } from "../selector.js";
+import { isWaypoint } from "../waypoint-class.js";
 import { problemOf, type Inventory } from "./inventory.js";
 
 type Finding = Parameters<typeof problemOf>[3];
@@ -196,11 +197,14 @@ function checkTargets(check: Check): void {
       (target.kind === "Gateway" && inventory.find("Gateway", namespace, target.name)) ||
       target.kind === "GatewayClass";
     if (!found) check.warn(path, { value, message: `names a target that is not in namespace ${namespace}` });
-    check.unsupported(path, {
-      value,
-      message: "is enforced by waypoints and gateways, which are not run yet",
-      hint: "protect the pods meanwhile with a selector and principals",
-    });
+    const gateway = target.kind === "Gateway" ? inventory.find("Gateway", namespace, target.name) : undefined;
+    if (target.kind === "ServiceEntry" || (gateway && !isWaypoint(gateway))) {
+      check.unsupported(path, {
+        value,
+        message: "is enforced by gateways, which are not run yet",
+        hint: "protect the pods meanwhile with a selector and principals",
+      });
+    }
   });
 }
 

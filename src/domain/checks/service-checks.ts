@@ -108,7 +108,7 @@ export function unselectiveEntries(inventory: Inventory): Problem[] {
 
 const useWaypoint = "istio.io/use-waypoint";
 
-/** A waypoint that is asked for: there are none to run yet, and nothing that it was to enforce is enforced. */
+/** A waypoint that is asked for and is not there: what is to pass it is refused until it is. */
 export function wantedWaypoints(inventory: Inventory): Problem[] {
   const objects = [
     ...inventory.all("Namespace"),
@@ -119,9 +119,18 @@ export function wantedWaypoints(inventory: Inventory): Problem[] {
     ...inventory.all("WorkloadEntry"),
   ];
   return objects.flatMap((object) => {
-    const value = object.meta.labels.get(useWaypoint);
+    const { labels } = object.meta;
+    const value = labels.get(useWaypoint);
     if (value === undefined || value === "none") return [];
-    const message = "there are no waypoints yet: its traffic goes straight to the endpoints";
-    return [problemOf(object, "unsupported", `metadata.labels["${useWaypoint}"]`, { value, message })];
+    const own = object.kind === "Namespace" ? object.meta.name : object.meta.namespace;
+    const namespace = labels.get("istio.io/use-waypoint-namespace") ?? own;
+    if (inventory.find("Gateway", namespace, value)) return [];
+    return [
+      problemOf(object, "warning", `metadata.labels["${useWaypoint}"]`, {
+        value,
+        message: `there is no Gateway ${namespace}/${value}: connections that are to pass it are refused`,
+        hint: "add the Gateway (gatewayClassName: meltemi-waypoint), or remove the label",
+      }),
+    ];
   });
 }

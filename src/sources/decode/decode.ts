@@ -6,6 +6,7 @@ import { decodeNamespace, decodeNode, decodeServiceAccount } from "./core.js";
 import { decodeEndpointSlice } from "./endpoint-slice.js";
 import { childPath, Fields, isMapping, type Mapping } from "./fields.js";
 import { decodeGateway } from "./gateway.js";
+import { decodeHttpRoute, decodeReferenceGrant } from "./http-route.js";
 import { isKnownGroup, knownGroups, unsupportedKinds, unsupportedNote } from "./kinds.js";
 import { decodePeerAuthentication } from "./peer-authentication.js";
 import { decodePod } from "./pod.js";
@@ -50,6 +51,7 @@ interface Decoder {
 }
 
 const istioSecurity = ["v1", "v1beta1"];
+const gatewayGroup = "gateway.networking.k8s.io";
 const istioNetworking = ["v1", "v1beta1", "v1alpha3"];
 
 const decoders: readonly Decoder[] = [
@@ -83,7 +85,9 @@ const decoders: readonly Decoder[] = [
     versions: istioNetworking,
     decode: decodeWorkloadEntry,
   },
-  { group: "gateway.networking.k8s.io", kind: "Gateway", versions: ["v1", "v1beta1"], decode: decodeGateway },
+  { group: gatewayGroup, kind: "Gateway", versions: ["v1", "v1beta1"], decode: decodeGateway },
+  { group: gatewayGroup, kind: "HTTPRoute", versions: ["v1", "v1beta1"], decode: decodeHttpRoute },
+  { group: gatewayGroup, kind: "ReferenceGrant", versions: ["v1", "v1beta1"], decode: decodeReferenceGrant },
 ];
 const byGroupKind = new Map(decoders.map((decoder) => [`${decoder.group}/${decoder.kind}`, decoder]));
 const clusterScoped = new Set<string>(["Namespace", "Node"]);

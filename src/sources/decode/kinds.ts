@@ -83,9 +83,8 @@ const groups = new Map<string, KnownGroup>(
       "Component",
     ),
     "gateway.networking.k8s.io": [
-      ...sameNote(gatewayRoutes, "HTTPRoute", "GRPCRoute", "TCPRoute", "TLSRoute", "UDPRoute"),
+      ...sameNote(gatewayRoutes, "GRPCRoute", "TCPRoute", "TLSRoute", "UDPRoute"),
       ["GatewayClass", "will be read by the gateway controller; Meltemi's own classes need none"],
-      ["ReferenceGrant", "will be read with the routes"],
       ["BackendTLSPolicy", "will be read by waypoints and gateways (TLS origination)"],
       ["ListenerSet", "will be read by gateways"],
     ],

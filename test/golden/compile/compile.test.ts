@@ -68,7 +68,14 @@ function shown(compiled: Compiled): unknown {
 }
 
 function nameOf(compiled: Compiled): string {
-  return compiled.type === "workload" ? compiled.uid : compiled.key;
+  switch (compiled.type) {
+    case "workload":
+      return compiled.uid;
+    case "waypoint_config":
+      return `${compiled.kind} ${compiled.name}`;
+    default:
+      return compiled.key;
+  }
 }
 
 function outcome(compiler: Compiler, objects: readonly MeshObject[]): object {
@@ -87,6 +94,7 @@ function outcome(compiler: Compiler, objects: readonly MeshObject[]): object {
     workloads: of("workload"),
     services: of("service"),
     authorizations: of("authorization"),
+    ...(all.some(({ type }) => type === "waypoint_config") && { waypoint_configs: of("waypoint_config") }),
     status: Object.fromEntries(status) as unknown,
     problems: meshProblems(compiler).map(formatProblem),
   };
@@ -120,10 +128,12 @@ describe.each(files)("%s", (file) => {
       const told = new Map<string, Compiled>();
       const tell = (events: Parameters<Compiler["apply"]>[0]): void => {
         const change = compiler.apply(events);
-        for (const one of [...change.addresses, ...change.authorizations])
+        for (const one of [...change.addresses, ...change.authorizations, ...change.configs])
           told.set(`${one.type === "authorization" ? "p" : "a"}${nameOf(one)}`, one);
         for (const name of change.removedAddresses) expect(told.delete(`a${name}`)).toBe(true);
         for (const name of change.removedAuthorizations) expect(told.delete(`p${name}`)).toBe(true);
+        for (const { kind, name } of change.removedConfigs)
+          expect(told.delete(`a${kind} ${name}`)).toBe(true);
       };
       const order = [...objects];
       for (let index = order.length - 1; index > 0; index--) {

@@ -1,0 +1,204 @@
+/**
+ * Configuration for waypoints over delta discovery. Unlike ambient's types it is told whole: a waypoint
+ * subscribes to a type with `*` and is sent what names it, and nothing of another's. Pure, as delta-stream.ts.
+ */
+import type { CompiledChange } from "../../compile/compiled.js";
+import type { CompiledWaypointConfig } from "../../compile/waypoint/config.js";
+import { MeltemiError } from "../../domain/error.js";
+import { encodeResource, type EncodedResource } from "../encode/resource.js";
+import type { Acknowledgement, DeltaRequest, DeltaResponse } from "../subscription.js";
+import { type ConfigType, configTypeOf, configTypes } from "./config-type.js";
+import { encodeConfig } from "./encode.js";
+
+/** Bytes of resources and names in one response: below gRPC's usual receive limit of 4 MiB. */
+const responseBytes = 3_500_000;
+
+/** A compiled value, encoded when first asked for. */
+class ConfigResource {
+  #encoded: EncodedResource | undefined;
+
+  constructor(readonly compiled: CompiledWaypointConfig) {}
+
+  encoded(): EncodedResource {
+    const { kind, name } = this.compiled;
+    this.#encoded ??= encodeResource(configTypeOf[kind], name, [], encodeConfig(this.compiled));
+    return this.#encoded;
+  }
+
+  isFor(waypoint: string): boolean {
+    return this.compiled.waypoints.includes(waypoint);
+  }
+}
+
+type Shelf = ReadonlyMap<string, ConfigResource>;
+
+/** One type on one stream. */
+class ConfigSubscription {
+  readonly #held = new Map<string, string>();
+  readonly #pending = new Set<string>();
+  #owesResponse = false;
+  #unacknowledged: string | undefined;
+  #changedAtMs: number | undefined;
+  #nonces = 0;
+  #started = false;
+
+  constructor(
+    readonly type: ConfigType,
+    private readonly waypoint: string,
+    private readonly shelf: Shelf,
+  ) {}
+
+  request(request: DeltaRequest): Acknowledgement {
+    const named = [...request.subscribe, ...request.unsubscribe].find((name) => name !== "*");
+    if (named !== undefined) {
+      throw new MeltemiError(
+        "bad_input",
+        `${this.type} is told whole, and not by names such as "${named.slice(0, 100)}"`,
+        {
+          hint: "subscribe to *",
+        },
+      );
+    }
+    if (!this.#started) {
+      this.#started = true;
+      this.#owesResponse = true;
+      for (const [name, version] of request.initialVersions) this.#held.set(name, version);
+      for (const name of [...this.#held.keys(), ...this.shelf.keys()]) this.#pending.add(name);
+    }
+    if (request.nonce !== "" && request.nonce === this.#unacknowledged) {
+      this.#unacknowledged = undefined;
+      return request.error === undefined ? { type: "ack" } : { type: "nack", error: request.error };
+    }
+    return request.error === undefined ? { type: "none" } : { type: "nack", error: request.error };
+  }
+
+  /** Whether the client has yet to answer what it was told last. */
+  get blocked(): boolean {
+    return this.#unacknowledged !== undefined && this.#pending.size > 0;
+  }
+
+  touch(name: string, atMs: number): void {
+    if (!this.#started) return;
+    this.#pending.add(name);
+    this.#changedAtMs ??= atMs;
+  }
+
+  next(): DeltaResponse | undefined {
+    if (!this.#started || this.#unacknowledged !== undefined) return undefined;
+    const resources: Buffer[] = [];
+    const removed: string[] = [];
+    let bytes = 0;
+    for (const name of this.#pending) {
+      if (bytes >= responseBytes) break;
+      this.#pending.delete(name);
+      const resource = this.shelf.get(name);
+      if (!resource?.isFor(this.waypoint)) {
+        if (this.#held.delete(name)) removed.push(name);
+        continue;
+      }
+      const encoded = resource.encoded();
+      if (this.#held.get(name) === encoded.version) continue;
+      if (bytes > 0 && bytes + encoded.bytes.length > responseBytes) {
+        this.#pending.add(name);
+        break;
+      }
+      this.#held.set(name, encoded.version);
+      resources.push(encoded.bytes);
+      bytes += encoded.bytes.length + name.length;
+    }
+    const changedAtMs = this.#changedAtMs;
+    if (this.#pending.size === 0) this.#changedAtMs = undefined;
+    if (resources.length === 0 && removed.length === 0 && !this.#owesResponse) return undefined;
+    this.#owesResponse = false;
+    this.#nonces += 1;
+    this.#unacknowledged = this.#nonces.toString(36);
+    return { type: this.type, nonce: this.#unacknowledged, resources, removed, changedAtMs };
+  }
+}
+
+/** The waypoint types on one stream. */
+export class ConfigStream {
+  readonly #subscriptions: ReadonlyMap<ConfigType, ConfigSubscription>;
+
+  constructor(waypoint: string, shelves: ReadonlyMap<ConfigType, Shelf>) {
+    this.#subscriptions = new Map(
+      configTypes.map((type) => [
+        type,
+        new ConfigSubscription(type, waypoint, shelves.get(type) ?? new Map()),
+      ]),
+    );
+  }
+
+  request(type: ConfigType, request: DeltaRequest): Acknowledgement {
+    return this.#subscriptions.get(type)?.request(request) ?? { type: "none" };
+  }
+
+  touch(type: ConfigType, name: string, atMs: number): void {
+    this.#subscriptions.get(type)?.touch(name, atMs);
+  }
+
+  /** What is served waits for newer policies: nothing is let through that they are about to refuse. */
+  next(): DeltaResponse | undefined {
+    for (const [type, subscription] of this.#subscriptions) {
+      const response = subscription.next();
+      if (response) return response;
+      if (type === configTypeOf.request_policy && subscription.blocked) return undefined;
+    }
+    return undefined;
+  }
+}
+
+/** All configuration of all waypoints, and the streams that are told. */
+export class ConfigHub {
+  readonly #shelves: ReadonlyMap<ConfigType, Map<string, ConfigResource>> = new Map(
+    configTypes.map((type) => [type, new Map<string, ConfigResource>()]),
+  );
+  readonly #streams = new Map<ConfigStream, { readonly waypoint: string; readonly wake: () => void }>();
+
+  /** `nowMs`: a monotonic clock in milliseconds. */
+  constructor(private readonly nowMs: () => number) {}
+
+  open(waypoint: string, wake: () => void): ConfigStream {
+    const stream = new ConfigStream(waypoint, this.#shelves);
+    this.#streams.set(stream, { waypoint, wake });
+    return stream;
+  }
+
+  close(stream: ConfigStream): void {
+    this.#streams.delete(stream);
+  }
+
+  /** Applies one compiled batch; wakes the streams whose waypoint it concerns, each once. */
+  applyChange(change: Pick<CompiledChange, "configs" | "removedConfigs">): void {
+    const concerned = new Map<string, { type: ConfigType; name: string }[]>();
+    const note = (resource: ConfigResource | undefined, type: ConfigType, name: string): void => {
+      for (const waypoint of resource?.compiled.waypoints ?? []) {
+        const list = concerned.get(waypoint);
+        if (list) list.push({ type, name });
+        else concerned.set(waypoint, [{ type, name }]);
+      }
+    };
+    for (const compiled of change.configs) {
+      const type = configTypeOf[compiled.kind];
+      const shelf = this.#shelves.get(type);
+      const resource = new ConfigResource(compiled);
+      note(shelf?.get(compiled.name), type, compiled.name);
+      note(resource, type, compiled.name);
+      shelf?.set(compiled.name, resource);
+    }
+    for (const { kind, name } of change.removedConfigs) {
+      const type = configTypeOf[kind];
+      const shelf = this.#shelves.get(type);
+      note(shelf?.get(name), type, name);
+      shelf?.delete(name);
+    }
+    if (concerned.size === 0) return;
+    const atMs = this.nowMs();
+    for (const [stream, { waypoint, wake }] of this.#streams) {
+      const touched = concerned.get(waypoint);
+      if (!touched) continue;
+      for (const { type, name } of touched) stream.touch(type, name, atMs);
+      wake();
+    }
+  }
+}

@@ -1,0 +1,307 @@
+/** Waypoint configuration as `meltemi.v1` messages. */
+import type {
+  CompiledBackend,
+  CompiledFilter,
+  CompiledHttpRoute,
+  CompiledRequestPolicy,
+  CompiledRule,
+  CompiledServed,
+  CompiledTarget,
+  CompiledWaypointConfig,
+} from "../../compile/waypoint/config.js";
+import type { NamedMatcher, PathChange, RouteMatch, TextMatcher } from "../../domain/http-route.js";
+import type { AuthorizationRule, Cidr, Matches, StringMatch } from "../../domain/objects.js";
+import type { Address } from "../../gen/istio/security/authorization.js";
+import * as proto from "../../gen/meltemi/v1/waypoint.js";
+import { addressBytes } from "../encode/bytes.js";
+
+export function encodeConfig(config: CompiledWaypointConfig): Uint8Array {
+  switch (config.kind) {
+    case "waypoint": {
+      const slash = config.name.indexOf("/");
+      const [namespace, name] = [config.name.slice(0, slash), config.name.slice(slash + 1)];
+      return proto.Waypoint.encode({ namespace, name, http: undefined, requires: [] }).finish();
+    }
+    case "served":
+      return proto.Served.encode(servedMessage(config)).finish();
+    case "http_route":
+      return proto.HttpRoute.encode(routeMessage(config)).finish();
+    case "request_policy":
+      return proto.HttpAuthorization.encode(policyMessage(config)).finish();
+  }
+}
+
+const protocols = {
+  tcp: proto.ServedPort_Protocol.TCP,
+  http: proto.ServedPort_Protocol.HTTP,
+  http2: proto.ServedPort_Protocol.HTTP2,
+} as const;
+
+function servedMessage({ served, ports }: CompiledServed): proto.Served {
+  return {
+    kind: served === "service" ? proto.Served_Kind.SERVICE : proto.Served_Kind.WORKLOAD,
+    ports: ports.map(({ port, protocol, http2Backend }) => ({
+      port,
+      protocol: protocols[protocol],
+      http2Backend,
+    })),
+    requires: [],
+  };
+}
+
+function routeMessage(route: CompiledHttpRoute): proto.HttpRoute {
+  return {
+    namespace: route.namespace,
+    name: route.routeName,
+    sourceObject: route.sourceObject,
+    order: proto.HttpRoute_Order.MOST_SPECIFIC,
+    createdMs: route.createdMs,
+    parents: route.parents.map(({ service, port }) => ({
+      target: { $case: "service", value: service },
+      port,
+    })),
+    hostnames: [...route.hostnames],
+    consumerNamespace: route.consumerNamespace ?? "",
+    rules: route.rules.map(ruleMessage),
+    requires: [],
+  };
+}
+
+function ruleMessage(rule: CompiledRule): proto.HttpRule {
+  const { requestMs, backendRequestMs } = rule.timeouts;
+  return {
+    name: rule.name,
+    matches: rule.matches.map(matchMessage),
+    filters: rule.filters.map(filterMessage),
+    backends: rule.backends.map(backendMessage),
+    toParent: false,
+    timeouts:
+      requestMs === undefined && backendRequestMs === undefined
+        ? undefined
+        : { requestMs, backendRequestMs, idleMs: undefined },
+    retry: rule.retry && {
+      attempts: rule.retry.attempts,
+      perTryTimeoutMs: undefined,
+      statuses: [...rule.retry.codes],
+      // GEP-1731: connection errors are retried whatever codes are named.
+      connectFailure: true,
+      reset: true,
+      grpcStatuses: [],
+      backoffMs: rule.retry.backoffMs,
+      backoffMaxMs: undefined,
+      budgetPerMillion: undefined,
+    },
+    invalid: "",
+  };
+}
+
+function textMessage(match: TextMatcher): proto.TextMatch {
+  return { kind: { $case: match.type, value: match.value }, ignoreCase: false };
+}
+
+const exactly = (value: string): proto.TextMatch => textMessage({ type: "exact", value });
+
+function matchMessage(match: RouteMatch): proto.HttpMatch {
+  const named = ({ name, value }: NamedMatcher): { name: string; value: proto.TextMatch } => ({
+    name,
+    value: textMessage(value),
+  });
+  return {
+    path: match.path && { kind: { $case: match.path.type, value: match.path.value }, ignoreCase: false },
+    method: match.method === undefined ? undefined : exactly(match.method),
+    authority: undefined,
+    scheme: undefined,
+    headers: match.headers.map((header) => ({ ...named(header), not: false })),
+    query: match.query.map(named),
+    sourceNamespaces: [],
+    port: 0,
+  };
+}
+
+function pathChange(change: PathChange | undefined): proto.PathChange | undefined {
+  return change && { kind: { $case: change.type, value: change.value } };
+}
+
+function filterMessage(filter: CompiledFilter): proto.HttpFilter {
+  switch (filter.type) {
+    case "request_headers":
+    case "response_headers": {
+      const { set, add, remove } = filter.change;
+      const value = { set: [...set], add: [...add], remove: [...remove] };
+      return {
+        kind: { $case: filter.type === "request_headers" ? "requestHeaders" : "responseHeaders", value },
+      };
+    }
+    case "redirect":
+      return {
+        kind: {
+          $case: "redirect",
+          value: {
+            scheme: filter.scheme ?? "",
+            hostname: filter.hostname ?? "",
+            port: filter.port ?? 0,
+            path: pathChange(filter.path),
+            status: filter.status,
+            // Gateway API: the scheme's well-known port where a scheme and no port is given.
+            dropPort: filter.port === undefined,
+          },
+        },
+      };
+    case "rewrite":
+      return {
+        kind: {
+          $case: "rewrite",
+          value: { authority: filter.hostname ?? "", path: pathChange(filter.path) },
+        },
+      };
+    case "mirror":
+      return {
+        kind: {
+          $case: "mirror",
+          value: {
+            backend: targetMessage(filter.target, 1, []),
+            perMillion: filter.perMillion,
+            all: filter.perMillion === 1_000_000,
+          },
+        },
+      };
+    case "cors":
+      return {
+        kind: {
+          $case: "cors",
+          value: {
+            allowOrigins: filter.allowOrigins.map(originMessage),
+            allowMethods: [...filter.allowMethods],
+            allowHeaders: [...filter.allowHeaders],
+            exposeHeaders: [...filter.exposeHeaders],
+            maxAgeS: filter.maxAgeS,
+            allowCredentials: filter.allowCredentials,
+          },
+        },
+      };
+  }
+}
+
+/** `*`, `https://*.example` (one or more labels), or an origin as it is. */
+function originMessage(origin: string): proto.TextMatch {
+  if (!origin.includes("*")) return exactly(origin);
+  const pattern = origin.split("*").map((part) => part.replace(/[.+?^${}()|[\]\\/]/g, "\\$&"));
+  return textMessage({ type: "regex", value: pattern.join(origin === "*" ? ".*" : "[^/:]+") });
+}
+
+function targetMessage(
+  target: CompiledTarget,
+  weight: number,
+  filters: readonly CompiledFilter[],
+): proto.HttpBackend {
+  return {
+    service: target.service ?? "",
+    port: target.port,
+    weight,
+    subset: "",
+    filters: filters.map(filterMessage),
+    invalid: target.invalid ?? "",
+  };
+}
+
+function backendMessage({ target, weight, filters }: CompiledBackend): proto.HttpBackend {
+  return targetMessage(target, weight, filters);
+}
+
+const actions = {
+  ALLOW: proto.HttpAuthorization_Action.ALLOW,
+  DENY: proto.HttpAuthorization_Action.DENY,
+  AUDIT: proto.HttpAuthorization_Action.AUDIT,
+  CUSTOM: proto.HttpAuthorization_Action.CUSTOM,
+} as const;
+
+function policyMessage(policy: CompiledRequestPolicy): proto.HttpAuthorization {
+  return {
+    namespace: policy.namespace,
+    name: policy.policyName,
+    sourceObject: policy.sourceObject,
+    action: actions[policy.action],
+    dryRun: policy.dryRun,
+    targets: policy.targets.map((target) => ({
+      kind:
+        target.type === "waypoint"
+          ? { $case: "waypoint", value: true }
+          : { $case: "service", value: target.service },
+    })),
+    rules: policy.rules.map(authorizationRule),
+    provider: policy.provider,
+    requires: [],
+  };
+}
+
+function stringText(match: StringMatch): string {
+  switch (match.type) {
+    case "exact":
+      return match.value;
+    case "prefix":
+      return `${match.value}*`;
+    case "suffix":
+      return `*${match.value}`;
+    case "presence":
+      return "*";
+  }
+}
+
+function cidrMessage({ address, length }: Cidr): Address {
+  return { address: addressBytes(address), length };
+}
+
+function both<T, U>(matches: Matches<T>, form: (value: T) => U): [any: U[], none: U[]] {
+  return [matches.any.map(form), matches.none.map(form)];
+}
+
+function authorizationRule(rule: AuthorizationRule): proto.HttpAuthorizationRule {
+  return {
+    sources: rule.from.map((source) => {
+      const [principals, notPrincipals] = both(source.principals, stringText);
+      const [namespaces, notNamespaces] = both(source.namespaces, stringText);
+      const [requestPrincipals, notRequestPrincipals] = both(source.requestPrincipals, stringText);
+      const [serviceAccounts, notServiceAccounts] = both(
+        source.serviceAccounts,
+        ({ namespace, name }) => `${namespace}/${name}`,
+      );
+      const [ips, notIps] = both(source.ipBlocks, cidrMessage);
+      const [remoteIps, notRemoteIps] = both(source.remoteIpBlocks, cidrMessage);
+      return {
+        principals,
+        notPrincipals,
+        namespaces,
+        notNamespaces,
+        serviceAccounts,
+        notServiceAccounts,
+        requestPrincipals,
+        notRequestPrincipals,
+        ips,
+        notIps,
+        remoteIps,
+        notRemoteIps,
+      };
+    }),
+    operations: rule.to.map((operation) => {
+      const [hosts, notHosts] = both(operation.hosts, stringText);
+      const [methods, notMethods] = both(operation.methods, stringText);
+      const [paths, notPaths] = both(operation.paths, stringText);
+      const { any: ports, none: notPorts } = operation.ports;
+      return {
+        hosts,
+        notHosts,
+        ports: [...ports],
+        notPorts: [...notPorts],
+        methods,
+        notMethods,
+        paths,
+        notPaths,
+      };
+    }),
+    conditions: rule.when.map(({ key, values }) => ({
+      key,
+      values: [...values.any],
+      notValues: [...values.none],
+    })),
+  };
+}
