@@ -3,7 +3,9 @@
 
 use crate::filters::{Filter, HeaderChange, PathChange, Redirect, Rewrite};
 use crate::matcher::{HeaderPredicate, Host, Order, PathMatch, QueryPredicate, RequestMatch};
-use crate::route::{Action, Backend, Backends, Parent, ParentPort, Retry, Route, Rule, Target, Timeouts};
+use crate::route::{
+    Action, Backend, Backends, MatchedRule, Parent, ParentPort, Retry, Route, Rule, Target, Timeouts,
+};
 use crate::text::{FoldedKind, Pattern, TextError, TextMatch};
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, StatusCode};
@@ -116,7 +118,7 @@ fn host(field: &str, text: &str) -> Result<Host> {
     }
 }
 
-fn rule(field: &str, route: &Arc<str>, message: &wire::HttpRule) -> Result<(Box<[RequestMatch]>, Arc<Rule>)> {
+fn rule(field: &str, route: &Arc<str>, message: &wire::HttpRule) -> Result<MatchedRule> {
     let mut matches = each(&format!("{field}.matches"), &message.matches, request_match)?;
     if matches.is_empty() {
         matches.push(RequestMatch::default());
@@ -406,7 +408,7 @@ fn timeouts(message: Option<&wire::HttpTimeouts>) -> Timeouts {
     message.map_or_else(Timeouts::default, |message| Timeouts {
         request: time(message.request_ms),
         backend: time(message.backend_request_ms),
-        idle: time(message.idle_ms),
+        idle: message.idle_ms.map(Duration::from_millis),
     })
 }
 

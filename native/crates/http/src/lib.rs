@@ -6,10 +6,28 @@
 //! Sockets, endpoints and identities belong to the caller of this crate.
 
 pub mod authorization;
+mod body;
+mod core;
 pub mod decode;
+mod exchange;
 pub mod filters;
+pub mod hygiene;
 pub mod matcher;
 pub mod path;
+mod reply;
 pub mod route;
+mod serve;
+mod settings;
 pub mod table;
 pub mod text;
+mod upstream;
+mod world;
+
+pub use body::{BodyError, RequestBody, ResponseBody};
+pub use core::Core;
+pub use exchange::Exchange;
+pub use reply::{Cause, REFUSED, Reply};
+pub use serve::serve;
+pub use settings::Settings;
+pub use upstream::PoolLimits;
+pub use world::{Downstream, Picked, UpstreamError, Wanted, World};

@@ -33,8 +33,11 @@ pub struct Route {
     pub hosts: Box<[Host]>,
     /// A consumer route's namespace.
     pub consumer: Option<Arc<str>>,
-    pub rules: Box<[(Box<[RequestMatch]>, Arc<Rule>)]>,
+    pub rules: Box<[MatchedRule]>,
 }
+
+/// A rule, and what a request must have for it: any of the matches.
+pub type MatchedRule = (Box<[RequestMatch]>, Arc<Rule>);
 
 /// What becomes of a request that a rule is for.
 #[derive(Debug)]
@@ -126,7 +129,7 @@ pub struct Timeouts {
     pub request: Option<Duration>,
     /// One attempt.
     pub backend: Option<Duration>,
-    /// No byte either way.
+    /// No byte either way; zero: for ever, `None`: as the waypoint's default.
     pub idle: Option<Duration>,
 }
 

@@ -86,6 +86,15 @@ fn wanted<M, T>(
     Ok(Wanted { any: each(field, any, decode)?, none: each(&format!("not_{field}"), none, decode)? })
 }
 
+fn texts<T>(
+    field: &str,
+    any: &[String],
+    none: &[String],
+    decode: impl Fn(&str, &str) -> Result<T> + Copy,
+) -> Result<Wanted<T>> {
+    wanted(field, any, none, |field, text: &String| decode(field, text))
+}
+
 /// Names the rule a field's problem is in.
 fn within<T>(field: &str, result: Result<T>) -> Result<T> {
     result.map_err(|error| PolicyError::new(format!("{field}.{}", error.field), error.problem))
@@ -96,10 +105,10 @@ fn source(field: &str, m: &wire::SourceMatch) -> Result<Source> {
         field,
         (|| {
             Ok(Source {
-                principals: wanted("principals", &m.principals, &m.not_principals, principal)?,
-                namespaces: wanted("namespaces", &m.namespaces, &m.not_namespaces, text)?,
-                accounts: wanted("service_accounts", &m.service_accounts, &m.not_service_accounts, account)?,
-                request_principals: wanted(
+                principals: texts("principals", &m.principals, &m.not_principals, principal)?,
+                namespaces: texts("namespaces", &m.namespaces, &m.not_namespaces, text)?,
+                accounts: texts("service_accounts", &m.service_accounts, &m.not_service_accounts, account)?,
+                request_principals: texts(
                     "request_principals",
                     &m.request_principals,
                     &m.not_request_principals,
@@ -119,10 +128,10 @@ fn operation(field: &str, m: &wire::OperationMatch) -> Result<Operation> {
         field,
         (|| {
             Ok(Operation {
-                hosts: wanted("hosts", &m.hosts, &m.not_hosts, host)?,
+                hosts: texts("hosts", &m.hosts, &m.not_hosts, host)?,
                 ports: wanted("ports", &m.ports, &m.not_ports, port)?,
-                methods: wanted("methods", &m.methods, &m.not_methods, text)?,
-                paths: wanted("paths", &m.paths, &m.not_paths, path)?,
+                methods: texts("methods", &m.methods, &m.not_methods, text)?,
+                paths: texts("paths", &m.paths, &m.not_paths, path)?,
             })
         })(),
     )?;
@@ -136,8 +145,8 @@ fn not_empty(field: &str, empty: bool) -> Result<()> {
 }
 
 /// "exact", "prefix*", "*suffix" or "*".
-fn text(field: &str, text: &String) -> Result<TextMatch> {
-    match (text.as_str(), text.strip_suffix('*'), text.strip_prefix('*')) {
+fn text(field: &str, text: &str) -> Result<TextMatch> {
+    match (text, text.strip_suffix('*'), text.strip_prefix('*')) {
         ("", ..) => Err(PolicyError::new(field, "an empty text")),
         ("*", ..) => Ok(TextMatch::Present),
         (_, Some(prefix), _) if !prefix.contains('*') => Ok(TextMatch::Prefix(prefix.into())),
@@ -148,11 +157,11 @@ fn text(field: &str, text: &String) -> Result<TextMatch> {
 }
 
 /// With or without its scheme.
-fn principal(field: &str, principal: &String) -> Result<TextMatch> {
-    text(field, &principal.strip_prefix("spiffe://").unwrap_or(principal).to_owned())
+fn principal(field: &str, principal: &str) -> Result<TextMatch> {
+    text(field, principal.strip_prefix("spiffe://").unwrap_or(principal))
 }
 
-fn account(field: &str, text: &String) -> Result<(Box<str>, Box<str>)> {
+fn account(field: &str, text: &str) -> Result<(Box<str>, Box<str>)> {
     match text.split_once('/') {
         Some((namespace, name)) if !namespace.is_empty() && !name.is_empty() && !name.contains('/') => {
             Ok((namespace.into(), name.into()))
@@ -170,7 +179,7 @@ fn port(field: &str, port: &u32) -> Result<u16> {
     fits.ok_or_else(|| PolicyError::new(field, format!("{port} is no port")))
 }
 
-fn host(field: &str, host: &String) -> Result<HostMatch> {
+fn host(field: &str, host: &str) -> Result<HostMatch> {
     let folded = |kind, text: &str| TextMatch::Folded { kind, text: text.into() };
     let text = match text(field, &host.to_ascii_lowercase())? {
         TextMatch::Exact(text) => folded(FoldedKind::Exact, &text),
@@ -182,7 +191,7 @@ fn host(field: &str, host: &String) -> Result<HostMatch> {
 }
 
 /// As [`text`], and templates: `{*}` is one segment, `{**}` any number of them.
-fn path(field: &str, path: &String) -> Result<TextMatch> {
+fn path(field: &str, path: &str) -> Result<TextMatch> {
     if !path.contains('{') {
         return text(field, path);
     }
@@ -218,32 +227,32 @@ fn condition(field: &str, m: &wire::ConditionMatch) -> Result<Condition> {
     within(
         field,
         (|| {
-            let texts = || wanted("values", &m.values, &m.not_values, text);
-            let ranges = || wanted("values", &m.values, &m.not_values, written_range);
+            let values = || texts("values", &m.values, &m.not_values, text);
+            let ranges = || texts("values", &m.values, &m.not_values, written_range);
             let header = m.key.strip_prefix("request.headers[").and_then(|rest| rest.strip_suffix(']'));
             Ok(match (m.key.as_str(), header) {
                 (_, Some(name)) => {
                     let name = name
                         .parse()
                         .map_err(|_| PolicyError::new("key", format!("{name:?} is no header's name")))?;
-                    Condition::Header(name, texts()?)
+                    Condition::Header(name, values()?)
                 }
                 ("source.ip", _) => Condition::SourceIp(ranges()?),
                 ("remote.ip", _) => Condition::RemoteIp(ranges()?),
-                ("source.namespace", _) => Condition::SourceNamespace(texts()?),
+                ("source.namespace", _) => Condition::SourceNamespace(values()?),
                 ("source.principal", _) => {
-                    Condition::SourcePrincipal(wanted("values", &m.values, &m.not_values, principal)?)
+                    Condition::SourcePrincipal(texts("values", &m.values, &m.not_values, principal)?)
                 }
                 ("destination.port", _) => {
-                    let number = |field: &str, text: &String| {
+                    let number = |field: &str, text: &str| {
                         let number = text.parse::<u32>();
                         number
                             .map_err(|_| PolicyError::new(field, format!("{text:?} is no port")))
                             .and_then(|number| port(field, &number))
                     };
-                    Condition::Port(wanted("values", &m.values, &m.not_values, number)?)
+                    Condition::Port(texts("values", &m.values, &m.not_values, number)?)
                 }
-                (key, _) if key.starts_with("request.auth.") => Condition::Claim(texts()?),
+                (key, _) if key.starts_with("request.auth.") => Condition::Claim(values()?),
                 (key, _) => {
                     return Err(PolicyError::new("key", format!("this proxy does not implement {key:?}")));
                 }
@@ -253,11 +262,11 @@ fn condition(field: &str, m: &wire::ConditionMatch) -> Result<Condition> {
 }
 
 /// "10.0.0.0/8" or "10.0.0.1".
-fn written_range(field: &str, text: &String) -> Result<Cidr> {
+fn written_range(field: &str, text: &str) -> Result<Cidr> {
     let problem = || PolicyError::new(field, format!("{text:?} is no address or range"));
     let (ip, length) = match text.split_once('/') {
         Some((ip, length)) => (ip, Some(length.parse().map_err(|_| problem())?)),
-        None => (text.as_str(), None),
+        None => (text, None),
     };
     let ip: std::net::IpAddr = ip.parse().map_err(|_| problem())?;
     Cidr::new(ip, length.unwrap_or(if ip.is_ipv4() { 32 } else { 128 })).map_err(|_| problem())

@@ -54,7 +54,7 @@ fn a_route_is_taken_over() {
     let (matches, rule) = &route.rules[0];
     assert_eq!(matches[0].path, PathMatch::Segments("/a".into()));
     assert_eq!(rule.timeouts.request, Some(Duration::from_millis(500)));
-    assert_eq!(rule.timeouts.idle, None);
+    assert_eq!(rule.timeouts.idle, Some(Duration::ZERO));
 }
 
 /// Each change makes the route one that cannot be carried out as written.
