@@ -4,7 +4,8 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { Crowd } from "../../../bench/capture/crowd.js";
-import { descriptors, NodeAgent, residentKb } from "../../../bench/capture/node-agent.js";
+import { enrolCrowd } from "../../../bench/capture/many-pods.js";
+import { descriptors, NodeAgent } from "../../../bench/capture/node-agent.js";
 import { Topology } from "../../../demo/lab/topology.js";
 import { dump } from "../node/probes.js";
 import { settledDump } from "../settled-dump.js";
@@ -17,7 +18,7 @@ describe("five hundred pods at once", () => {
   const topology = new Topology("q");
   let crowd: Crowd;
   let agent: NodeAgent;
-  let fresh: { readonly descriptors: number; readonly residentKb: number };
+  let freshDescriptors: number;
   let untouched: string;
 
   /** Of the first, one in the middle and the last. */
@@ -42,7 +43,7 @@ describe("five hundred pods at once", () => {
     });
     await agent.start();
     await agent.emptied();
-    fresh = { descriptors: descriptors(agent.pid), residentKb: residentKb(agent.pid) };
+    freshDescriptors = descriptors(agent.pid);
   });
   afterAll(async () => {
     await agent.stop();
@@ -52,24 +53,18 @@ describe("five hundred pods at once", () => {
   });
 
   it("are all enrolled", async () => {
-    const fromMs = performance.now();
-    await agent.write("pods.yaml", crowd.manifests());
-    const seconds = ((await agent.enrolled(count)) - fromMs) / 1000;
-    const perPodKb = (residentKb(agent.pid) - fresh.residentKb) / count;
-    const perPodFds = (descriptors(agent.pid) - fresh.descriptors) / count;
-    process.stderr.write(
-      `${count} pods enrolled in ${seconds.toFixed(1)} s; agent: ${perPodKb.toFixed(0)} KB and ${perPodFds.toFixed(1)} descriptors a pod\n`,
-    );
+    const values = await enrolCrowd(agent, crowd, { restSeconds: 5, settleSeconds: 1 });
+    process.stderr.write(`${JSON.stringify(values)}\n`);
     for (const netns of sample()) expect(await dump(netns), netns).not.toBe(untouched);
     // The namespace, and what tells of its changes: a leak of one more would show.
-    expect(perPodFds).toBeLessThanOrEqual(5);
+    expect(values["many_fds_per_pod"]).toBeLessThanOrEqual(5);
     expect(agent.log()).not.toMatch(/"level":"error"/);
   });
 
   it("leave nothing when they go", async () => {
     await agent.write("pods.yaml", "");
     await agent.emptied();
-    expect(descriptors(agent.pid)).toBeLessThanOrEqual(fresh.descriptors + 10);
+    expect(descriptors(agent.pid)).toBeLessThanOrEqual(freshDescriptors + 10);
     expect(await dump(sample()[1]!)).toBe(untouched);
   });
 

@@ -2,7 +2,7 @@
 //! limited. It is waited for through a pidfd, so Node's handling of its own children is not touched.
 
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -15,7 +15,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::descriptor::{duplicate, pidfd_of};
 use crate::error::AddonError;
-use crate::netns::{enter_raw, on_thread};
+use crate::netns::inside;
 
 /// The most that a program may say on each of its two outputs.
 const MAX_OUTPUT_BYTES: usize = 1 << 20;
@@ -41,12 +41,13 @@ pub fn run_in_netns(
     env.spawn_future(async move {
         let namespace = namespace?;
         let limit = Duration::from_millis(u64::from(timeout_ms));
-        Ok(on_thread(move || run(namespace, &command, &args, stdin.as_bytes(), limit)).await?)
+        Ok(inside(namespace, move || run(&command, &args, stdin.as_bytes(), limit)).await?)
     })
 }
 
+/// The program is started from a thread that is in the namespace already, and not by a step between fork and
+/// exec: without one the C library needs no copy of this process's page tables, which for Node are large.
 fn run(
-    namespace: OwnedFd,
     command: &str,
     args: &[String],
     input: &[u8],
@@ -60,8 +61,6 @@ fn run(
         .stderr(Stdio::piped())
         // A group of its own, so that what it starts ends with it.
         .process_group(0);
-    // SAFETY: the closure makes one system call and touches no memory of its parent's threads.
-    unsafe { program.pre_exec(move || enter_raw(&namespace)) };
     let child = program.spawn().map_err(|error| AddonError::system(format!("start {command}"), error))?;
     let mut running = Running { child, ended: false };
     let outcome = converse(&mut running, command, input, limit);
