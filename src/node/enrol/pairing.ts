@@ -2,6 +2,7 @@ import { MeltemiError, messageOf } from "../../domain/error.js";
 import { canonicalIp } from "../../domain/ip.js";
 import type { Netns } from "../capture/mode.js";
 import type { EnrolledPod } from "./desired.js";
+import { PodProcesses } from "./pairing-processes.js";
 
 /**
  * Pairing: which network namespace is a pod's. A name is a claim; the kernel is asked for proof (the
@@ -68,6 +69,7 @@ export class Claims {
 
 export class Pairing {
   readonly #forbidden: ReadonlySet<number>;
+  readonly #processes = new PodProcesses();
 
   /** `hostInodes`: namespaces that are never a pod's, besides the agent's own. */
   constructor(
@@ -91,6 +93,7 @@ export class Pairing {
     const netns = openFirst(this.access, pod.netns);
     try {
       this.#refuseHost(pod, netns);
+      this.#processes.refuseAnother(pod.key, pod.netns);
       this.#refuseOther(pod, netns);
       await this.#verifyAddresses(pod, netns);
       for (const ip of pod.ips) this.claims.take("address", ip, pod.key);
@@ -103,6 +106,20 @@ export class Pairing {
   }
 
   /**
+   * Whether the name still means this namespace: the cheap part of `verify`, for looking often. It costs no thread in the
+   * namespace. That the addresses are still there, the kernel tells (capture/watch.ts).
+   */
+  verifyName(pod: EnrolledPod, netns: Netns): "same" | "other_namespace" | "not_verified" {
+    try {
+      const now = openFirst(this.access, pod.netns ?? "");
+      this.access.closeFd(now.fd);
+      return now.inode === netns.inode ? "same" : "other_namespace";
+    } catch (error) {
+      return error instanceof MeltemiError && error.code === "not_found" ? "other_namespace" : "not_verified";
+    }
+  }
+
+  /**
    * Whether the pairing still holds: the name still means this namespace, which still has the addresses. `not_verified`
    * where the kernel could not be asked; the descriptor held pins the namespace, so nobody else can have taken it.
    */
@@ -110,17 +127,29 @@ export class Pairing {
     pod: EnrolledPod,
     netns: Netns,
   ): Promise<"same" | "other_namespace" | "address_gone" | "not_verified"> {
+    const name = this.verifyName(pod, netns);
+    if (name !== "same") return name;
     try {
-      const now = openFirst(this.access, pod.netns ?? "");
-      this.access.closeFd(now.fd);
-      if (now.inode !== netns.inode) return "other_namespace";
       await this.#verifyAddresses(pod, netns);
       return "same";
     } catch (error) {
-      const code = error instanceof MeltemiError ? error.code : "system";
-      if (code === "not_found") return "other_namespace";
-      return code === "conflict" ? "address_gone" : "not_verified";
+      return error instanceof MeltemiError && error.code === "conflict" ? "address_gone" : "not_verified";
     }
+  }
+
+  /** All addresses of the namespace's interfaces but lo: those that the pod is known by first. */
+  async addresses(netns: Netns, pod: EnrolledPod): Promise<readonly string[]> {
+    const present = await this.access.netnsAddresses(netns.fd);
+    const found = present
+      .filter((entry) => entry.interface !== "lo")
+      .map(({ address }) => canonicalIp(address) ?? address);
+    const known = pod.ips.map((ip) => canonicalIp(ip) ?? ip).filter((ip) => found.includes(ip));
+    return [...new Set([...known, ...found.sort()])];
+  }
+
+  /** The pod has left: one of its name may be another, with other processes. */
+  forget(pod: EnrolledPod): void {
+    this.#processes.forget(pod.key);
   }
 
   release(pod: EnrolledPod, netns: Netns): void {
