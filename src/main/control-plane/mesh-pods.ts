@@ -1,7 +1,9 @@
-/** The CA's question to the model: does this node host a pod of this identity? */
+/** The CA's question to the model: does this node host a pod of this identity, or is it this waypoint's own? */
+import { waypointOf } from "../../ca/callers.js";
 import type { PodsOnNode } from "../../ca/ports.js";
 import { enrolment, type EnrolmentRules } from "../../domain/enrolment.js";
 import type { Identity } from "../../domain/identity.js";
+import { isWaypoint } from "../../domain/waypoint-class.js";
 import type { Mesh } from "../../model/mesh.js";
 
 export class MeshPods implements PodsOnNode {
@@ -16,8 +18,19 @@ export class MeshPods implements PodsOnNode {
     this.#trustDomain = trustDomain;
   }
 
-  hosts(node: string, identity: Identity): boolean {
+  hosts(caller: string, identity: Identity): boolean {
     if (identity.trustDomain !== this.#trustDomain) return false;
+    const waypoint = waypointOf(caller);
+    return waypoint === undefined ? this.#nodeHosts(caller, identity) : this.#isWaypoint(waypoint, identity);
+  }
+
+  /** A waypoint has the identity of its own name, while its Gateway is one. */
+  #isWaypoint(waypoint: string, { namespace, serviceAccount }: Identity): boolean {
+    const gateway = this.#mesh.gateways.get(namespace, serviceAccount);
+    return gateway !== undefined && isWaypoint(gateway) && waypoint === `${namespace}/${serviceAccount}`;
+  }
+
+  #nodeHosts(node: string, identity: Identity): boolean {
     for (const name of this.#mesh.podsByNode.get(node)) {
       const pod = this.#mesh.pods.named(name);
       if (pod?.meta.namespace !== identity.namespace || pod.serviceAccount !== identity.serviceAccount)

@@ -12,12 +12,14 @@ import { makePrivateDirectory, requirePrivate, writePrivateFile } from "../../ca
 import { addCertificateService } from "../../ca/service/certificate-service.js";
 import { listenTls, type ListenAddress } from "../../ca/service/tls-listener.js";
 import { addTrustService } from "../../ca/service/trust-service.js";
+import { Callers, waypointOf, WaypointTokens } from "../../ca/callers.js";
 import { NodeTokens } from "../../ca/tokens.js";
 import { Compiler } from "../../compile/compiler.js";
 import { defaultCompileConfig } from "../../compile/config.js";
 import { messageOf } from "../../domain/error.js";
 import { parseSpiffeId } from "../../domain/identity.js";
 import { formatProblem, type Problem } from "../../domain/problem.js";
+import { isWaypoint } from "../../domain/waypoint-class.js";
 import type { SourceBatch } from "../../domain/source-event.js";
 import { every, systemClock } from "../../platform/clock.js";
 import { systemFiles } from "../../platform/files.js";
@@ -30,6 +32,7 @@ import { DiscoveryHub } from "../../xds/delta-stream.js";
 import { DiscoveryMetrics } from "../../xds/discovery-metrics.js";
 import { DiscoveryService, discoveryServerOptions } from "../../xds/discovery-service.js";
 import { discoveryServiceDefinition } from "../../xds/wire.js";
+import { ConfigHub } from "../../xds/waypoint/config-hub.js";
 import { readVersion } from "../version.js";
 import { adminHandler, controlHandler } from "./admin.js";
 import { MeshPods } from "./mesh-pods.js";
@@ -99,11 +102,13 @@ async function run(options: ControlPlaneOptions, stop: AbortController): Promise
   const compiler = new Compiler(config);
   const snapshot = new CompiledSnapshot();
   const hub = new DiscoveryHub(snapshot, () => clock.monotonic());
+  const configs = new ConfigHub(() => clock.monotonic());
   const pods = new MeshPods(compiler.mesh, config.enrolment, options.trustDomain);
   const tokens = new NodeTokens(join(options.stateDir, "tokens"));
   const registry = createRegistry(version);
   const strangers = observedStrangers(registry);
-  const authenticator = strangers.knowing(tokens);
+  const waypointTokens = new WaypointTokens(join(options.stateDir, "waypoint-tokens"));
+  const authenticator = strangers.knowing(new Callers(tokens, waypointTokens));
   let problems: readonly Problem[] = [];
 
   const store = new KeyStore(join(options.stateDir, "ca"));
@@ -133,14 +138,15 @@ async function run(options: ControlPlaneOptions, stop: AbortController): Promise
 
   const discovery = new DiscoveryService({
     hub,
+    configs,
     authenticate: async (call) => {
       const [authorization] = call.metadata.get("authorization");
-      return {
-        node: await authenticator.authenticate({
-          authorization: authorization?.toString(),
-          peer: call.getPeer(),
-        }),
-      };
+      const caller = await authenticator.authenticate({
+        authorization: authorization?.toString(),
+        peer: call.getPeer(),
+      });
+      const waypoint = waypointOf(caller);
+      return waypoint === undefined ? { node: caller } : { node: "", waypoint };
     },
     metrics: new DiscoveryMetrics(registry),
     clock,
@@ -159,8 +165,11 @@ async function run(options: ControlPlaneOptions, stop: AbortController): Promise
   addTrustService(server, authority, authenticator, stop.signal);
 
   const onBatch = (batch: SourceBatch): void => {
-    ensureTokens(tokens, batch, log);
-    snapshot.applyChange(compiler.apply(batch.events));
+    ensureTokens(tokens, waypointTokens, batch, log);
+    const change = compiler.apply(batch.events);
+    // Policies and routes before the addresses that lead to them.
+    configs.applyChange(change);
+    snapshot.applyChange(change);
     const known = new Set(problems.map(formatProblem));
     problems = batch.problems;
     for (const problem of problems.map(formatProblem))
@@ -252,15 +261,17 @@ async function run(options: ControlPlaneOptions, stop: AbortController): Promise
   }
 }
 
-/** Every node that a pod names has a token from then on. */
-function ensureTokens(tokens: NodeTokens, batch: SourceBatch, log: Logger): void {
+/** Every node that a pod names, and every waypoint, has a token from then on. */
+function ensureTokens(tokens: NodeTokens, waypoints: WaypointTokens, batch: SourceBatch, log: Logger): void {
   for (const event of batch.events) {
-    if (event.type !== "apply" || event.object.kind !== "Pod" || event.object.nodeName === undefined)
-      continue;
+    if (event.type !== "apply") continue;
+    const { object } = event;
     try {
-      tokens.ensure(event.object.nodeName);
+      if (object.kind === "Pod" && object.nodeName !== undefined) tokens.ensure(object.nodeName);
+      if (object.kind === "Gateway" && isWaypoint(object))
+        waypoints.ensure(object.meta.namespace, object.meta.name);
     } catch (error) {
-      log.error("node gets no token", { node: event.object.nodeName, error: messageOf(error) });
+      log.error("no token made", { object: `${object.kind} ${object.meta.name}`, error: messageOf(error) });
     }
   }
 }

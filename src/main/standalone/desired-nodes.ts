@@ -14,7 +14,7 @@ const isPossible = (name: string, longest: number): boolean =>
   namePattern.test(name) && name.length <= longest;
 
 /** A name as in `ip netns` is a file below /run/netns. */
-const netnsPath = (netns: string): string => (netns.startsWith("/") ? netns : `/run/netns/${netns}`);
+export const netnsPath = (netns: string): string => (netns.startsWith("/") ? netns : `/run/netns/${netns}`);
 
 export class DesiredNodes {
   readonly #podNodes = new Map<string, string>();

@@ -24,6 +24,7 @@ import { NodeAgents } from "./node-agents.js";
 import { longestNodeName, type StandaloneOptions } from "./options.js";
 import { endFormerAgents, endFormerControlPlane, removeFormerNodes } from "./recovery.js";
 import { untilAnswers } from "./until-answers.js";
+import { DesiredWaypoints, Waypoints } from "./waypoints.js";
 
 const controlPlaneStopMs = 5_000;
 const logBytes = 32 << 20;
@@ -78,7 +79,9 @@ export async function runStandalone(options: StandaloneOptions, signal: AbortSig
   });
   const parts: ChildParts = { processes, instance, clock, random: systemRandom, log };
   const agents = new NodeAgents(options, { ...parts, files });
+  const waypoints = new Waypoints(options, { ...parts, files });
   const desired = new DesiredNodes();
+  const desiredWaypoints = new DesiredWaypoints();
   // Ends with the caller's signal, and when a part that all depends on fails.
   const stop = new AbortController();
   const onAbort = (): void => stop.abort();
@@ -93,8 +96,11 @@ export async function runStandalone(options: StandaloneOptions, signal: AbortSig
   const source = desiredSource(options, clock, log);
   const sourcing = source.run((batch) => {
     desired.apply(batch);
-    if (started) void agents.reconcile(nodes());
-    else onFirst();
+    desiredWaypoints.apply(batch);
+    if (started) {
+      void agents.reconcile(nodes());
+      void waypoints.reconcile(desiredWaypoints.all);
+    } else onFirst();
   }, stop.signal);
   sourcing.catch(onAbort);
   try {
@@ -106,7 +112,7 @@ export async function runStandalone(options: StandaloneOptions, signal: AbortSig
     await instance.write();
     control = startControlPlane(options, parts, join(logs, "control-plane.log"));
     started = true;
-    await agents.reconcile(nodes());
+    await Promise.all([agents.reconcile(nodes()), waypoints.reconcile(desiredWaypoints.all)]);
     await Promise.all([
       sourcing,
       announce(options, agents, log, stop.signal),
@@ -120,9 +126,10 @@ export async function runStandalone(options: StandaloneOptions, signal: AbortSig
     stop.abort();
     signal.removeEventListener("abort", onAbort);
     log.info("standalone stopping");
-    await agents.end();
+    await Promise.all([agents.end(), waypoints.end()]);
     await control?.stop();
     await files.remove(join(runDir, "nodes"));
+    await files.remove(join(runDir, "waypoints"));
     await files.remove(controlPlane.runDir);
     await instance.remove();
     removeIfEmpty(runDir);
