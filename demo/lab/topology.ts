@@ -9,7 +9,7 @@ export interface LabNode {
   readonly ip: string;
   /** This end of its link, in the sandbox's own namespace: where a capture sees the wire. */
   readonly wire: string;
-  /** The third octet of its pods' subnet 10.88.N.0/24. */
+  /** The N of its pods' subnets 10.88.N.0/24 and fd00:88:N::/64. */
   readonly subnet: number;
 }
 
@@ -18,11 +18,31 @@ export interface LabPod {
   readonly name: string;
   readonly netns: string;
   readonly ip: string;
+  /** Its second address: every pod has both families. */
+  readonly ip6: string;
   readonly node: LabNode;
 }
 
 /** The sandbox's own address on the link between the nodes: where a control plane listens. */
 export const hostIp = "172.31.0.1";
+const hostIp6 = "fd00:31::1";
+
+/** Routes between pods' subnets, in both families, also where the machine has switched IPv6 off for itself. */
+const forwarding = [
+  "net.ipv4.ip_forward=1",
+  "net.ipv6.conf.all.disable_ipv6=0",
+  "net.ipv6.conf.default.disable_ipv6=0",
+  "net.ipv6.conf.all.forwarding=1",
+];
+
+/** A node's address on the link between the nodes: the same digits as its IPv4 one. */
+const nodeIp6 = (subnet: number): string => `fd00:31::${10 + subnet}`;
+
+/** Commands for `ip -batch`. */
+const routesTo = (node: LabNode): string[] => [
+  `route add 10.88.${node.subnet}.0/24 via ${node.ip}`,
+  `route add fd00:88:${node.subnet}::/64 via ${nodeIp6(node.subnet)}`,
+];
 
 /**
  * Nodes and pods on one machine, as network namespaces joined by veth links: one bridge between the
@@ -62,16 +82,16 @@ export class Topology {
   async up(nodeNames: readonly string[]): Promise<void> {
     const bridge = `${this.#prefix}-wire`;
     await run("ip", ["link", "add", bridge, "type", "bridge"]);
+    await run("sysctl", ["-q", "-w", ...forwarding]);
     await run("ip", ["address", "add", `${hostIp}/24`, "dev", bridge]);
+    // Nobody else is on the link: no need to wait until an address has proved to be unique.
+    await run("ip", ["address", "add", `${hostIp6}/64`, "dev", bridge, "nodad"]);
     await run("ip", ["link", "set", bridge, "up"]);
-    await run("sysctl", ["-q", "-w", "net.ipv4.ip_forward=1"]);
     for (const [index, name] of nodeNames.entries()) await this.#addNode(name, index + 1, bridge);
     for (const node of this.#nodes) {
-      const routes = this.#nodes
-        .filter((other) => other !== node)
-        .map((other) => `route add 10.88.${other.subnet}.0/24 via ${other.ip}`);
+      const routes = this.#nodes.filter((other) => other !== node).flatMap((other) => routesTo(other));
       await runIn(node.netns, "ip", ["-batch", "-"], routes.join("\n"));
-      await run("ip", ["route", "add", `10.88.${node.subnet}.0/24`, "via", node.ip]);
+      await run("ip", ["-batch", "-"], routesTo(node).join("\n"));
     }
   }
 
@@ -82,26 +102,30 @@ export class Topology {
     await run("ip", ["netns", "add", netns]);
     await run("ip", ["link", "add", "name", wire, "type", "veth", "peer", "name", "eth0", "netns", netns]);
     await run("ip", ["link", "set", wire, "master", bridge, "up"]);
+    await runIn(netns, "sysctl", ["-q", "-w", ...forwarding]);
     const setup = [
       "link set lo up",
       "link set eth0 up",
       `address add ${ip}/24 dev eth0`,
+      `address add ${nodeIp6(subnet)}/64 dev eth0 nodad`,
       `route add default via ${hostIp}`,
+      `route add default via ${hostIp6}`,
       "link add name pods type bridge",
       "link set pods up",
       `address add 10.88.${subnet}.1/24 dev pods`,
+      `address add fd00:88:${subnet}::1/64 dev pods nodad`,
     ];
     await runIn(netns, "ip", ["-batch", "-"], setup.join("\n"));
-    await runIn(netns, "sysctl", ["-q", "-w", "net.ipv4.ip_forward=1"]);
     this.#nodes.push({ name, netns, ip, wire, subnet });
   }
 
-  /** Adds a pod to a node; its address is 10.88.SUBNET.HOST. */
+  /** Adds a pod to a node; its addresses are 10.88.SUBNET.HOST and fd00:88:SUBNET::HOST (the same digits). */
   async addPod(name: string, nodeName: string, host: number): Promise<LabPod> {
     const node = this.#nodes.find((candidate) => candidate.name === nodeName);
     if (!node) throw new MeltemiError("not_found", `the topology has no node ${nodeName}`);
     const netns = `${this.#prefix}-${name}`;
     const ip = `10.88.${node.subnet}.${host}`;
+    const ip6 = `fd00:88:${node.subnet}::${host}`;
     await run("ip", ["netns", "add", netns]);
     const link = `p${node.subnet}x${host}`;
     await runIn(node.netns, "ip", [
@@ -122,10 +146,12 @@ export class Topology {
       "link set lo up",
       "link set eth0 up",
       `address add ${ip}/24 dev eth0`,
+      `address add ${ip6}/64 dev eth0 nodad`,
       `route add default via 10.88.${node.subnet}.1`,
+      `route add default via fd00:88:${node.subnet}::1`,
     ];
     await runIn(netns, "ip", ["-batch", "-"], setup.join("\n"));
-    const pod = { name, netns, ip, node };
+    const pod = { name, netns, ip, ip6, node };
     this.#pods.set(name, pod);
     return pod;
   }
