@@ -90,6 +90,7 @@ export class Affected {
         for (const route of this.#mesh.routesByNamespace.get(namespace)) this.units.add(unitOf(route));
         return;
       case "HTTPRoute":
+      case "GRPCRoute":
         return;
       case "AuthorizationPolicy":
         if (!object.selector) return;

@@ -134,6 +134,7 @@ export function conditionsOf(compiler: Compiler, object: MeshObject): readonly S
     case "Gateway":
       return gatewayConditions(compiler, object);
     case "HTTPRoute":
+    case "GRPCRoute":
       return httpRouteConditions(compiler, object);
   }
 }

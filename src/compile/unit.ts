@@ -41,6 +41,7 @@ export function compileUnit(mesh: Mesh, config: CompileConfig, object: MeshObjec
     case "Gateway":
       return compileGateway(mesh, config, object);
     case "HTTPRoute":
+    case "GRPCRoute":
       return compileHttpRoute(mesh, config, object);
     case "Namespace":
     case "ServiceAccount":

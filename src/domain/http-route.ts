@@ -11,7 +11,9 @@ export type PathMatcher =
   | { readonly type: "exact"; readonly value: string }
   /** Whole segments: `/a` holds for `/a` and `/a/b`, not for `/ab`. */
   | { readonly type: "segments"; readonly value: string }
-  | { readonly type: "regex"; readonly value: string };
+  | { readonly type: "regex"; readonly value: string }
+  /** A gRPC method of whatever service: the second and last segment. */
+  | { readonly type: "grpc_method"; readonly value: string };
 
 export interface NamedMatcher {
   /** In lower case for headers. */
@@ -108,14 +110,24 @@ export interface ParentRef {
   readonly port: number | undefined;
 }
 
-/** `gateway.networking.k8s.io` HTTPRoute. */
-export interface HttpRouteObject {
-  readonly kind: "HTTPRoute";
+interface Route {
   readonly meta: Meta;
   readonly parents: readonly ParentRef[];
   readonly hostnames: readonly string[];
   readonly rules: readonly RouteRule[];
 }
+
+/** `gateway.networking.k8s.io` HTTPRoute. */
+export interface HttpRouteObject extends Route {
+  readonly kind: "HTTPRoute";
+}
+
+/** `gateway.networking.k8s.io` GRPCRoute: methods are paths of HTTP. */
+export interface GrpcRouteObject extends Route {
+  readonly kind: "GRPCRoute";
+}
+
+export type RouteObject = HttpRouteObject | GrpcRouteObject;
 
 /** Lets routes of other namespaces name this namespace's objects. */
 export interface ReferenceGrantObject {

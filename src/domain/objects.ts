@@ -1,4 +1,4 @@
-import type { HttpRouteObject, ReferenceGrantObject } from "./http-route.js";
+import type { GrpcRouteObject, HttpRouteObject, ReferenceGrantObject } from "./http-route.js";
 
 /**
  * The user's objects as Meltemi understands them: parsed once (sources/), complete and valid by
@@ -267,6 +267,7 @@ export type MeshObject =
   | WorkloadEntryObject
   | GatewayObject
   | HttpRouteObject
+  | GrpcRouteObject
   | ReferenceGrantObject;
 
 export type MeshKind = MeshObject["kind"];

@@ -19,7 +19,14 @@ import type {
   ServiceObject,
   WorkloadEntryObject,
 } from "../domain/objects.js";
-import type { BackendRef, HttpRouteObject, ReferenceGrantObject, RouteFilter } from "../domain/http-route.js";
+import type {
+  BackendRef,
+  GrpcRouteObject,
+  HttpRouteObject,
+  ReferenceGrantObject,
+  RouteFilter,
+  RouteObject,
+} from "../domain/http-route.js";
 import type { SourceEvent } from "../domain/source-event.js";
 import { KeyIndex } from "./key-index.js";
 import { SelectorIndex } from "./selector-index.js";
@@ -90,6 +97,7 @@ export class Mesh {
   readonly workloadEntries = new Shelf<WorkloadEntryObject>();
   readonly gateways = new Shelf<GatewayObject>();
   readonly httpRoutes = new Shelf<HttpRouteObject>();
+  readonly grpcRoutes = new Shelf<GrpcRouteObject>();
   readonly referenceGrants = new Shelf<ReferenceGrantObject>();
 
   /** Names of pods by address (not of those on their host's network: its address is nobody's), and by node. */
@@ -114,8 +122,8 @@ export class Mesh {
   readonly authorizationSelectors = new SelectorIndex<AuthorizationPolicyObject>();
   readonly peerSelectors = new SelectorIndex<PeerAuthenticationObject>();
   /** Routes by `NAMESPACE/NAME` of the services that they are attached to or send to, and by the namespaces of these. */
-  readonly routesByService = new KeyIndex<HttpRouteObject>();
-  readonly routesByNamespace = new KeyIndex<HttpRouteObject>();
+  readonly routesByService = new KeyIndex<RouteObject>();
+  readonly routesByNamespace = new KeyIndex<RouteObject>();
   /** Policies by what they are attached to: `KIND/NAMESPACE/NAME`. */
   readonly policiesByTarget = new KeyIndex<AuthorizationPolicyObject>();
 
@@ -132,6 +140,7 @@ export class Mesh {
     WorkloadEntry: this.workloadEntries,
     Gateway: this.gateways,
     HTTPRoute: this.httpRoutes,
+    GRPCRoute: this.grpcRoutes,
     ReferenceGrant: this.referenceGrants,
   };
 
@@ -210,6 +219,7 @@ export class Mesh {
         for (const target of targetsOf(object)) this.policiesByTarget.add(target, object);
         return;
       case "HTTPRoute":
+      case "GRPCRoute":
         for (const service of servicesOfRoute(object)) {
           this.routesByService.add(service, object);
           this.routesByNamespace.add(service.slice(0, service.indexOf("/")), object);
@@ -258,6 +268,7 @@ export class Mesh {
         for (const target of targetsOf(object)) this.policiesByTarget.delete(target, object);
         return;
       case "HTTPRoute":
+      case "GRPCRoute":
         for (const service of servicesOfRoute(object)) {
           this.routesByService.delete(service, object);
           this.routesByNamespace.delete(service.slice(0, service.indexOf("/")), object);
@@ -323,7 +334,7 @@ export function targetsOf(policy: AuthorizationPolicyObject): readonly string[] 
 }
 
 /** `NAMESPACE/NAME` of the services that a route names, each once. */
-export function servicesOfRoute(route: HttpRouteObject): readonly string[] {
+export function servicesOfRoute(route: RouteObject): readonly string[] {
   const mirrored = (filters: readonly RouteFilter[]): readonly BackendRef[] =>
     filters.flatMap((filter) => (filter.type === "mirror" ? [filter.backend] : []));
   const refs = [

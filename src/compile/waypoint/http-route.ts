@@ -1,10 +1,10 @@
 /**
- * HTTPRoutes for waypoints: those attached to Services (Gateway API for mesh, GEP-1426). A route in the
+ * HTTPRoutes and GRPCRoutes for waypoints: those attached to Services (Gateway API for mesh, GEP-1426). A route in the
  * service's own namespace is the producer's, for every caller; in another it is the consumer's, for callers of
  * that namespace. A backend that is not there, or not granted, takes its share of requests and answers 500.
  */
 import { serviceKey } from "../../domain/ids.js";
-import type { BackendRef, HttpRouteObject, ParentRef, RouteFilter } from "../../domain/http-route.js";
+import type { BackendRef, RouteObject, ParentRef, RouteFilter } from "../../domain/http-route.js";
 import type { Mesh } from "../../model/mesh.js";
 import type { CompileConfig } from "../config.js";
 import { serviceHostname } from "../service.js";
@@ -16,11 +16,12 @@ export const routeGroup = "gateway.networking.k8s.io";
 export type BackendProblem = "InvalidKind" | "RefNotPermitted" | "BackendNotFound" | "PortNotFound";
 
 /** Whether a ReferenceGrant of the target's namespace lets routes of this one name it. */
-function isGranted(mesh: Mesh, from: string, ref: BackendRef): boolean {
+function isGranted(mesh: Mesh, { kind, meta }: RouteObject, ref: BackendRef): boolean {
+  const from = meta.namespace;
   if (from === ref.namespace) return true;
   for (const grant of mesh.referenceGrants.inNamespace(ref.namespace)) {
     const trusts = grant.from.some(
-      (one) => one.group === routeGroup && one.kind === "HTTPRoute" && one.namespace === from,
+      (one) => one.group === routeGroup && one.kind === kind && one.namespace === from,
     );
     const names = grant.to.some(
       (one) => one.group === ref.group && one.kind === ref.kind && (one.name ?? ref.name) === ref.name,
@@ -31,18 +32,18 @@ function isGranted(mesh: Mesh, from: string, ref: BackendRef): boolean {
 }
 
 /** Why a backend cannot be sent to, in Gateway API's words; undefined where it can. */
-export function backendProblem(mesh: Mesh, namespace: string, ref: BackendRef): BackendProblem | undefined {
+export function backendProblem(mesh: Mesh, route: RouteObject, ref: BackendRef): BackendProblem | undefined {
   if (ref.group !== "" || ref.kind !== "Service") return "InvalidKind";
-  if (!isGranted(mesh, namespace, ref)) return "RefNotPermitted";
+  if (!isGranted(mesh, route, ref)) return "RefNotPermitted";
   const service = mesh.services.get(ref.namespace, ref.name);
   if (!service || service.type === "ExternalName") return "BackendNotFound";
   const known = service.ports.some(({ port, protocol }) => protocol === "TCP" && port === ref.port);
   return known ? undefined : "PortNotFound";
 }
 
-function targetOf(mesh: Mesh, config: CompileConfig, namespace: string, ref: BackendRef): CompiledTarget {
+function targetOf(mesh: Mesh, config: CompileConfig, route: RouteObject, ref: BackendRef): CompiledTarget {
   const port = ref.port ?? 0;
-  const problem = backendProblem(mesh, namespace, ref);
+  const problem = backendProblem(mesh, route, ref);
   if (problem !== undefined)
     return { service: undefined, port, invalid: `${problem}: ${ref.kind} ${ref.namespace}/${ref.name}` };
   const service = serviceKey(ref.namespace, serviceHostname(config, ref.namespace, ref.name));
@@ -59,7 +60,7 @@ interface Attachment {
 }
 
 /** The parents that are services of the mesh, with the waypoint of each. */
-export function attachments(mesh: Mesh, route: HttpRouteObject): readonly Attachment[] {
+export function attachments(mesh: Mesh, route: RouteObject): readonly Attachment[] {
   return route.parents.filter(isMeshParent).flatMap((parent) => {
     const service = mesh.services.get(parent.namespace, parent.name);
     if (!service || service.type === "ExternalName") return [];
@@ -76,7 +77,7 @@ export function attachments(mesh: Mesh, route: HttpRouteObject): readonly Attach
 export function compileHttpRoute(
   mesh: Mesh,
   config: CompileConfig,
-  route: HttpRouteObject,
+  route: RouteObject,
 ): readonly CompiledHttpRoute[] {
   const attached = attachments(mesh, route);
   const { namespace } = route.meta;
@@ -101,17 +102,17 @@ export function compileHttpRoute(
 function compileFor(
   mesh: Mesh,
   config: CompileConfig,
-  route: HttpRouteObject,
+  route: RouteObject,
   attached: readonly Attachment[],
   consumerNamespace: string | undefined,
 ): readonly CompiledHttpRoute[] {
   const waypoints = [...new Set(attached.flatMap(({ waypoint }) => waypoint ?? []))].sort();
   if (waypoints.length === 0) return [];
   const { namespace, name, createdAt } = route.meta;
-  const target = (ref: BackendRef): CompiledTarget => targetOf(mesh, config, namespace, ref);
+  const target = (ref: BackendRef): CompiledTarget => targetOf(mesh, config, route, ref);
   const filter = (one: RouteFilter): CompiledFilter =>
     one.type === "mirror" ? { type: "mirror", target: target(one.backend), perMillion: one.perMillion } : one;
-  const source = `HTTPRoute/${namespace}/${name}`;
+  const source = `${route.kind}/${namespace}/${name}`;
   return [
     {
       type: "waypoint_config",

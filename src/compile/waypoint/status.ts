@@ -1,5 +1,5 @@
 /** What becomes of Gateways and routes, in Gateway API's words. */
-import type { BackendRef, HttpRouteObject } from "../../domain/http-route.js";
+import type { BackendRef, RouteObject } from "../../domain/http-route.js";
 import type { GatewayObject } from "../../domain/objects.js";
 import { isWaypoint } from "../../domain/waypoint-class.js";
 import type { StatusCondition } from "../compiled.js";
@@ -28,7 +28,7 @@ export function gatewayConditions(compiler: Compiler, gateway: GatewayObject): r
   return [accepted, condition("Programmed", true, "Programmed", `serves ${served} services and workloads`)];
 }
 
-function backendsOf(route: HttpRouteObject): readonly BackendRef[] {
+function backendsOf(route: RouteObject): readonly BackendRef[] {
   return route.rules.flatMap(({ backends, filters }) => [
     ...backends,
     ...[...filters, ...backends.flatMap((backend) => backend.filters)].flatMap((filter) =>
@@ -37,7 +37,7 @@ function backendsOf(route: HttpRouteObject): readonly BackendRef[] {
   ]);
 }
 
-export function httpRouteConditions(compiler: Compiler, route: HttpRouteObject): readonly StatusCondition[] {
+export function httpRouteConditions(compiler: Compiler, route: RouteObject): readonly StatusCondition[] {
   const { mesh } = compiler;
   const attached = attachments(mesh, route);
   const resolved = resolvedRefs(compiler, route);
@@ -66,9 +66,9 @@ export function httpRouteConditions(compiler: Compiler, route: HttpRouteObject):
   return [accepted, resolved, condition("Programmed", true, "Programmed", message)];
 }
 
-function resolvedRefs({ mesh }: Compiler, route: HttpRouteObject): StatusCondition {
+function resolvedRefs({ mesh }: Compiler, route: RouteObject): StatusCondition {
   for (const ref of backendsOf(route)) {
-    const problem = backendProblem(mesh, route.meta.namespace, ref);
+    const problem = backendProblem(mesh, route, ref);
     if (problem === undefined) continue;
     const port = ref.port === undefined ? "" : `:${ref.port}`;
     const backend = `${ref.kind} ${ref.namespace}/${ref.name}${port}`;
@@ -76,7 +76,7 @@ function resolvedRefs({ mesh }: Compiler, route: HttpRouteObject): StatusConditi
       case "InvalidKind":
         return condition("ResolvedRefs", false, problem, `${backend}: only Services can be sent to`);
       case "RefNotPermitted": {
-        const message = `${backend}: no ReferenceGrant of namespace ${ref.namespace} lets HTTPRoutes of ${route.meta.namespace} name it`;
+        const message = `${backend}: no ReferenceGrant of namespace ${ref.namespace} lets ${route.kind}s of ${route.meta.namespace} name it`;
         return condition("ResolvedRefs", false, problem, message);
       }
       case "BackendNotFound":

@@ -1,4 +1,4 @@
-import type { HttpRouteObject, ParentRef } from "../http-route.js";
+import type { RouteObject, ParentRef } from "../http-route.js";
 import type { Problem } from "../problem.js";
 import { isWaypoint } from "../waypoint-class.js";
 import { problemOf, type Inventory } from "./inventory.js";
@@ -13,7 +13,7 @@ function asksForWaypoint(inventory: Inventory, namespace: string, name: string):
 
 function checkParent(
   inventory: Inventory,
-  route: HttpRouteObject,
+  route: RouteObject,
   parent: ParentRef,
   index: number,
 ): Problem | undefined {
@@ -48,9 +48,9 @@ function checkParent(
   return problemOf(route, "unsupported", path, { value, message });
 }
 
-/** HTTPRoutes against what they are attached to. What they send to, their status says. */
+/** Routes against what they are attached to. What they send to, their status says. */
 export function routeProblems(inventory: Inventory): Problem[] {
-  return inventory.all("HTTPRoute").flatMap((route) =>
+  return [...inventory.all("HTTPRoute"), ...inventory.all("GRPCRoute")].flatMap((route) =>
     route.parents.flatMap((parent, index) => {
       const problem = checkParent(inventory, route, parent, index);
       return problem ? [problem] : [];

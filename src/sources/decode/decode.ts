@@ -6,6 +6,7 @@ import { decodeNamespace, decodeNode, decodeServiceAccount } from "./core.js";
 import { decodeEndpointSlice } from "./endpoint-slice.js";
 import { childPath, Fields, isMapping, type Mapping } from "./fields.js";
 import { decodeGateway } from "./gateway.js";
+import { decodeGrpcRoute } from "./grpc-route.js";
 import { decodeHttpRoute, decodeReferenceGrant } from "./http-route.js";
 import { isKnownGroup, knownGroups, unsupportedKinds, unsupportedNote } from "./kinds.js";
 import { decodePeerAuthentication } from "./peer-authentication.js";
@@ -87,6 +88,7 @@ const decoders: readonly Decoder[] = [
   },
   { group: gatewayGroup, kind: "Gateway", versions: ["v1", "v1beta1"], decode: decodeGateway },
   { group: gatewayGroup, kind: "HTTPRoute", versions: ["v1", "v1beta1"], decode: decodeHttpRoute },
+  { group: gatewayGroup, kind: "GRPCRoute", versions: ["v1"], decode: decodeGrpcRoute },
   { group: gatewayGroup, kind: "ReferenceGrant", versions: ["v1", "v1beta1"], decode: decodeReferenceGrant },
 ];
 const byGroupKind = new Map(decoders.map((decoder) => [`${decoder.group}/${decoder.kind}`, decoder]));

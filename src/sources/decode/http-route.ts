@@ -9,7 +9,7 @@ import { isDnsSubdomain } from "../../domain/kube-names.js";
 import { readDuration } from "./duration.js";
 import { Fields, portRange } from "./fields.js";
 import { readMeta } from "./meta.js";
-import { readBackends, readFilters } from "./route-filter.js";
+import { httpFilterTypes, readBackends, readFilters } from "./route-filter.js";
 import { readMatches, routeLimits } from "./route-match.js";
 import { present } from "./shared.js";
 
@@ -39,7 +39,7 @@ export function readParents(spec: Fields, namespace: string): ParentRef[] {
 }
 
 /** Exact names, and wildcards of one leading label. */
-function readHostnames(spec: Fields): string[] {
+export function readHostnames(spec: Fields): string[] {
   return present(
     spec.strings("hostnames").map(({ value, path }) => {
       const plain = value.startsWith("*.") ? value.slice(2) : value;
@@ -72,6 +72,7 @@ function readRetry(rule: Fields): RouteRetry | undefined {
 }
 
 function readRule(rule: Fields, namespace: string): RouteRule {
+  const scope = { namespace, types: httpFilterTypes };
   const timeouts = rule.child("timeouts");
   const requestMs = timeouts && readDuration(timeouts, "request");
   const backendRequestMs = timeouts && readDuration(timeouts, "backendRequest");
@@ -90,8 +91,8 @@ function readRule(rule: Fields, namespace: string): RouteRule {
   const read: RouteRule = {
     name: rule.string("name") ?? "",
     matches: readMatches(rule),
-    filters: readFilters(rule, namespace),
-    backends: readBackends(rule, namespace),
+    filters: readFilters(rule, scope),
+    backends: readBackends(rule, scope),
     timeouts: { requestMs, backendRequestMs },
     retry: readRetry(rule),
   };

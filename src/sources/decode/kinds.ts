@@ -83,7 +83,7 @@ const groups = new Map<string, KnownGroup>(
       "Component",
     ),
     "gateway.networking.k8s.io": [
-      ...sameNote(gatewayRoutes, "GRPCRoute", "TCPRoute", "TLSRoute", "UDPRoute"),
+      ...sameNote(gatewayRoutes, "TCPRoute", "TLSRoute", "UDPRoute"),
       ["GatewayClass", "will be read by the gateway controller; Meltemi's own classes need none"],
       ["BackendTLSPolicy", "will be read by waypoints and gateways (TLS origination)"],
       ["ListenerSet", "will be read by gateways"],

@@ -168,9 +168,9 @@ function readCors(cors: Fields): RouteFilter {
   return read;
 }
 
-function readFilter(filter: Fields, namespace: string): RouteFilter | undefined {
+function readFilter(filter: Fields, scope: FilterScope): RouteFilter | undefined {
   if (!filter.has("type")) filter.report.error(filter.at("type"), { message: "is missing" });
-  const type = filter.choice("type", filterTypes, "ExtensionRef");
+  const type = filter.choice("type", scope.types, "ExtensionRef");
   const key = fieldOf[type];
   const fields = filter.child(key);
   filter.refuseUnknown();
@@ -185,7 +185,7 @@ function readFilter(filter: Fields, namespace: string): RouteFilter | undefined 
     case "ResponseHeaderModifier":
       return { type: "response_headers", change: readHeaderChange(fields) };
     case "RequestMirror":
-      return readMirror(fields, namespace);
+      return readMirror(fields, scope.namespace);
     case "RequestRedirect":
       return readRedirect(fields);
     case "URLRewrite": {
@@ -206,15 +206,29 @@ function readFilter(filter: Fields, namespace: string): RouteFilter | undefined 
   }
 }
 
+/** What the filters of one kind of route may be, and the route's own namespace. */
+export interface FilterScope {
+  readonly namespace: string;
+  readonly types: readonly FilterType[];
+}
+
+export const httpFilterTypes: readonly FilterType[] = filterTypes;
+export const grpcFilterTypes: readonly FilterType[] = [
+  "RequestHeaderModifier",
+  "ResponseHeaderModifier",
+  "RequestMirror",
+  "ExtensionRef",
+];
+
 /** `filters` of a rule or of a backend: each type once, but for mirrors. */
-export function readFilters(parent: Fields, namespace: string): RouteFilter[] {
+export function readFilters(parent: Fields, scope: FilterScope): RouteFilter[] {
   const filters = parent.children("filters");
   if (filters.length > routeLimits.filters)
     parent.report.error(parent.at("filters"), { message: `has more than ${routeLimits.filters} entries` });
   const seen = new Set<string>();
   const read = present(
     filters.map((filter) => {
-      const one = readFilter(filter, namespace);
+      const one = readFilter(filter, scope);
       if (one && one.type !== "mirror" && seen.has(one.type)) {
         filter.report.error(filter.at("type"), {
           value: filter.raw("type"),
@@ -235,15 +249,15 @@ export function readFilters(parent: Fields, namespace: string): RouteFilter[] {
 }
 
 /** `backendRefs` of a rule. */
-export function readBackends(rule: Fields, namespace: string): WeightedBackend[] {
+export function readBackends(rule: Fields, scope: FilterScope): WeightedBackend[] {
   const refs = rule.children("backendRefs");
   if (refs.length > routeLimits.backends)
     rule.report.error(rule.at("backendRefs"), { message: `has more than ${routeLimits.backends} entries` });
   return present(
     refs.map((ref) => {
-      const backend = readBackendRef(ref, namespace);
+      const backend = readBackendRef(ref, scope.namespace);
       const weight = ref.integer("weight", { min: 0, max: 1_000_000 }) ?? 1;
-      const filters = readFilters(ref, namespace);
+      const filters = readFilters(ref, scope);
       ref.refuseUnknown();
       return backend && { ...backend, weight, filters };
     }),

@@ -43,7 +43,7 @@ function readPath(match: Fields): PathMatcher | undefined {
 }
 
 /** Checks what can be checked without the engine that runs it: linear time, so neither look-around nor back-references. */
-function readRegex(fields: Fields, key: string, value: string): TextMatcher | undefined {
+export function readRegex(fields: Fields, key: string, value: string): TextMatcher | undefined {
   const unsupported = /\(\?(=|!|<=|<!)|\\[1-9]/.exec(value)?.[0];
   if (unsupported !== undefined) {
     fields.report.error(fields.at(key), {
@@ -62,7 +62,7 @@ function readRegex(fields: Fields, key: string, value: string): TextMatcher | un
   return { type: "regex", value };
 }
 
-function readNamed(
+export function readNamed(
   match: Fields,
   key: "headers" | "queryParams",
   what: "header" | "query parameter",

@@ -9,7 +9,13 @@ import type {
   CompiledTarget,
   CompiledWaypointConfig,
 } from "../../compile/waypoint/config.js";
-import type { NamedMatcher, PathChange, RouteMatch, TextMatcher } from "../../domain/http-route.js";
+import type {
+  NamedMatcher,
+  PathChange,
+  PathMatcher,
+  RouteMatch,
+  TextMatcher,
+} from "../../domain/http-route.js";
 import type { AuthorizationRule, Cidr, Matches, StringMatch } from "../../domain/objects.js";
 import type { Address } from "../../gen/istio/security/authorization.js";
 import * as proto from "../../gen/meltemi/v1/waypoint.js";
@@ -107,7 +113,7 @@ function matchMessage(match: RouteMatch): proto.HttpMatch {
     value: textMessage(value),
   });
   return {
-    path: match.path && { kind: { $case: match.path.type, value: match.path.value }, ignoreCase: false },
+    path: match.path && { kind: pathKind(match.path), ignoreCase: false },
     method: match.method === undefined ? undefined : exactly(match.method),
     authority: undefined,
     scheme: undefined,
@@ -116,6 +122,10 @@ function matchMessage(match: RouteMatch): proto.HttpMatch {
     sourceNamespaces: [],
     port: 0,
   };
+}
+
+function pathKind({ type, value }: PathMatcher): proto.PathMatch["kind"] {
+  return type === "grpc_method" ? { $case: "grpcMethod", value } : { $case: type, value };
 }
 
 function pathChange(change: PathChange | undefined): proto.PathChange | undefined {
