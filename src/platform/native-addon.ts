@@ -94,7 +94,82 @@ export interface NetnsWatch {
   close(): void;
 }
 
+/** Whether this kernel, with this process's privileges, can guard and redirect by BPF: tried, not told by version. */
+export interface BpfSupport {
+  readonly supported: boolean;
+  /** What cannot be had, and the error that said so. */
+  readonly missing: readonly { readonly feature: string; readonly error: string }[];
+}
+
+/** How a pod is captured. At most 16 addresses, 64 ports of each kind and 64 ranges. */
+export interface PodCaptureSettings {
+  /** All of the pod's addresses, both families: TCP to any other is dropped. */
+  readonly addresses: readonly string[];
+  readonly excludeInboundPorts: readonly number[];
+  readonly excludeOutboundPorts: readonly number[];
+  /** `ADDRESS/BITS`. */
+  readonly excludeOutboundCidrs: readonly string[];
+  readonly bypassInbound: boolean;
+  /** `refuse` lets pass what the excluded ports and ranges name. */
+  readonly udp: "pass" | "refuse";
+}
+
+/** What is attached to a pod. */
+export interface PodPrograms {
+  /** `host`: at the host's end of every interface; `pod`: some interface has none, and is guarded inside the pod. */
+  readonly guard: "host" | "pod" | "none";
+  readonly redirect: boolean;
+  readonly interfaces: readonly { readonly name: string; readonly hostName?: string }[];
+  /** The kernel's numbers of the links, by the names of their pins. */
+  readonly linkIds: Readonly<Record<string, number>>;
+}
+
+/**
+ * The node's guard and redirection. What it attaches is pinned in the node's directory and stays in force when the
+ * process ends. To be made in the host's network namespace. Attaching returns promises: the kernel takes some 8 ms for
+ * each link, one after the other; another call waits until it has ended.
+ */
+export interface NodeBpf {
+  /**
+   * Puts the guard in force. At a pod's first time, connections that are there are exempt. Again for one that has it:
+   * takes the settings, repairs what is broken, takes new interfaces, ends draining.
+   */
+  attachGuard(netnsFd: number, inode: number, settings: PodCaptureSettings): Promise<PodPrograms>;
+  /**
+   * Has the pod's new connections brought to the listeners that the data plane leaves in the map
+   * `pods/INODE/listeners`; refused where that is empty. Needs the guard. Routes, rules and sysctls are the caller's.
+   */
+  attachRedirect(netnsFd: number, inode: number): Promise<PodPrograms>;
+  /** Takes the redirection away, the guard stays. */
+  detachRedirect(inode: number): void;
+  /** Changes the settings of an attached pod; whether it drains stays as it is. */
+  update(inode: number, settings: PodCaptureSettings): void;
+  /**
+   * The pod leaves: guard and redirection let new connections pass directly; the application's sockets that the proxy
+   * still carries get the mark 0x53b. Returns how many.
+   */
+  markForDrain(netnsFd: number, inode: number): number;
+  /** What is not as attached, in constant phrases; empty: intact. */
+  verify(netnsFd: number, inode: number): readonly string[];
+  /** Packets by reason since the guard was attached, both directions together; every reason is there. */
+  counters(inode: number): Readonly<Record<string, number>>;
+  /** Removes everything of a pod, also when its namespace is gone, or nothing is there. */
+  detach(inode: number): void;
+  /** Inodes of namespaces that something is pinned for, also by an agent before this one. */
+  attached(): readonly number[];
+  /** Removes everything of every pod, then the node's maps and directory. The object is of no use afterwards. */
+  dispose(): void;
+}
+
 export interface NativeAddon {
+  readonly NodeBpf: {
+    probe(): BpfSupport;
+    /**
+     * Loads the programs, and opens what is pinned in the directory (absolute); makes it, with a BPF file system
+     * mounted upon it where it is not below one.
+     */
+    open(directory: string): NodeBpf;
+  };
   readonly NetnsWatch: {
     /** Needs CAP_NET_ADMIN in the namespace. The watch keeps the namespace alive until it is closed. */
     open(fd: number): Promise<NetnsWatch>;
@@ -140,6 +215,10 @@ export interface NativeAddon {
   ): Promise<ProgramResult>;
   /** Writes a sysctl below `net/` (for example `net/ipv4/ip_nonlocal_bind`) as seen from inside the namespace. */
   writeNetnsSysctl(fd: number, name: string, value: string): Promise<void>;
+  /** Values of sysctls below `net/`, as seen from inside the namespace; `null` for one that is not there. */
+  readNetnsSysctls(fd: number, names: readonly string[]): Promise<readonly (string | null)[]>;
+  /** The text of the namespace's /proc/net/tcp and tcp6. */
+  netnsTcpTable(fd: number): Promise<string>;
   /** The seals of a memfd (F_GET_SEALS, bits as in fcntl(2)); throws for anything that is not one. */
   memfdSeals(fd: number): number;
   /** A close-on-exec duplicate. */

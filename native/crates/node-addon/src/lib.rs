@@ -12,6 +12,7 @@
 #![cfg_attr(test, allow(dead_code))]
 
 mod bind;
+mod bpf;
 mod descriptor;
 mod error;
 mod message;

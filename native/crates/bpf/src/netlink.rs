@@ -1,0 +1,187 @@
+//! The little of rtnetlink that is needed: links, and namespaces' numbers.
+
+use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, socket};
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+const NLMSG_ERROR: u16 = 2;
+const NLMSG_DONE: u16 = 3;
+const NLM_F_REQUEST: u16 = 1;
+const NLM_F_ACK: u16 = 4;
+const NLM_F_DUMP: u16 = 0x300;
+const RTM_GETLINK: u16 = 18;
+const RTM_NEWNSID: u16 = 88;
+const RTM_GETNSID: u16 = 90;
+
+const IFLA_IFNAME: u16 = 3;
+const IFLA_LINK: u16 = 5;
+const IFLA_LINKINFO: u16 = 18;
+const IFLA_EXT_MASK: u16 = 29;
+const IFLA_LINK_NETNSID: u16 = 37;
+const IFLA_INFO_KIND: u16 = 1;
+const RTEXT_FILTER_SKIP_STATS: u32 = 1 << 3;
+const NETNSA_NSID: u16 = 1;
+const NETNSA_FD: u16 = 3;
+
+const HEADER_BYTES: usize = 16;
+const IFINFO_BYTES: usize = 16;
+const ATTRIBUTE_TYPE: u16 = 0x3fff;
+const IFF_UP: u32 = 1;
+const ARPHRD_ETHER: u16 = 1;
+/// Of one read: the kernel fills at most half of it at a time.
+const BUFFER_BYTES: usize = 64 << 10;
+
+/// An interface as the kernel describes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Link {
+    pub(crate) ifindex: u32,
+    pub(crate) name: String,
+    pub(crate) kind: String,
+    pub(crate) up: bool,
+    pub(crate) ethernet: bool,
+    /// Of a veth: the other end's index in its namespace, and that namespace's number (none: the same one).
+    pub(crate) peer: Option<u32>,
+    pub(crate) peer_netns_id: Option<i32>,
+}
+
+/// All interfaces of the calling thread's namespace.
+pub(crate) fn links() -> io::Result<Vec<Link>> {
+    let messages = converse(RTM_GETLINK, NLM_F_DUMP, &link_request(0))?;
+    Ok(messages.iter().filter_map(|message| parse_link(message)).collect())
+}
+
+/// One of them; `None` where there is none of this index.
+pub(crate) fn link(ifindex: u32) -> io::Result<Option<Link>> {
+    match converse(RTM_GETLINK, 0, &link_request(ifindex)) {
+        Ok(messages) => Ok(messages.first().and_then(|message| parse_link(message))),
+        Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// How the calling thread's namespace numbers `namespace`; it is given a number where it has none.
+pub(crate) fn netns_id(namespace: BorrowedFd<'_>) -> io::Result<i32> {
+    if let Some(id) = known_netns_id(namespace)? {
+        return Ok(id);
+    }
+    let mut body = namespace_request(namespace);
+    attribute(&mut body, NETNSA_NSID, &(-1_i32).to_ne_bytes());
+    match converse(RTM_NEWNSID, NLM_F_ACK, &body) {
+        Ok(_) => {}
+        // Somebody else was faster.
+        Err(error) if error.raw_os_error() == Some(libc::EEXIST) => {}
+        Err(error) => return Err(error),
+    }
+    known_netns_id(namespace)?.ok_or_else(|| io::Error::other("the namespace was given no number"))
+}
+
+fn known_netns_id(namespace: BorrowedFd<'_>) -> io::Result<Option<i32>> {
+    let messages = converse(RTM_GETNSID, 0, &namespace_request(namespace))?;
+    let reply = messages.first().ok_or(io::ErrorKind::UnexpectedEof)?;
+    let id = attributes(reply.get(4..).unwrap_or_default())
+        .find(|(kind, _)| *kind == NETNSA_NSID)
+        .and_then(|(_, value)| Some(i32::from_ne_bytes(value.try_into().ok()?)));
+    Ok(id.filter(|id| *id >= 0))
+}
+
+fn link_request(ifindex: u32) -> Vec<u8> {
+    let mut body = vec![0_u8; IFINFO_BYTES];
+    body[4..8].copy_from_slice(&ifindex.to_ne_bytes());
+    attribute(&mut body, IFLA_EXT_MASK, &RTEXT_FILTER_SKIP_STATS.to_ne_bytes());
+    body
+}
+
+fn namespace_request(namespace: BorrowedFd<'_>) -> Vec<u8> {
+    let mut body = vec![0_u8; 4];
+    attribute(&mut body, NETNSA_FD, &(namespace.as_raw_fd() as u32).to_ne_bytes());
+    body
+}
+
+fn attribute(body: &mut Vec<u8>, kind: u16, value: &[u8]) {
+    body.extend(((value.len() + 4) as u16).to_ne_bytes());
+    body.extend(kind.to_ne_bytes());
+    body.extend(value);
+    body.resize(body.len().next_multiple_of(4), 0);
+}
+
+fn attributes(mut rest: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+    std::iter::from_fn(move || {
+        let length = usize::from(u16::from_ne_bytes(rest.get(..2)?.try_into().ok()?));
+        let kind = u16::from_ne_bytes(rest.get(2..4)?.try_into().ok()?) & ATTRIBUTE_TYPE;
+        let value = rest.get(4..length)?;
+        rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+        Some((kind, value))
+    })
+}
+
+fn parse_link(message: &[u8]) -> Option<Link> {
+    let number = |value: &[u8]| Some(u32::from_ne_bytes(value.get(..4)?.try_into().ok()?));
+    let text = |value: &[u8]| String::from_utf8_lossy(value).trim_end_matches('\0').to_owned();
+    let mut link = Link {
+        ifindex: number(message.get(4..)?)?,
+        name: String::new(),
+        kind: String::new(),
+        up: number(message.get(8..)?)? & IFF_UP != 0,
+        ethernet: u16::from_ne_bytes(message.get(2..4)?.try_into().ok()?) == ARPHRD_ETHER,
+        peer: None,
+        peer_netns_id: None,
+    };
+    for (kind, value) in attributes(message.get(IFINFO_BYTES..)?) {
+        match kind {
+            IFLA_IFNAME => link.name = text(value),
+            IFLA_LINK => link.peer = number(value),
+            IFLA_LINK_NETNSID => link.peer_netns_id = number(value).map(|id| id as i32),
+            IFLA_LINKINFO => {
+                let info = attributes(value).find(|(kind, _)| *kind == IFLA_INFO_KIND);
+                link.kind = info.map(|(_, kind)| text(kind)).unwrap_or_default();
+            }
+            _ => {}
+        }
+    }
+    Some(link)
+}
+
+/// Asks the kernel and collects the bodies of its answers.
+fn converse(kind: u16, flags: u16, body: &[u8]) -> io::Result<Vec<Vec<u8>>> {
+    let connection =
+        socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::NetlinkRoute)?;
+    let mut request = Vec::with_capacity(HEADER_BYTES + body.len());
+    request.extend(((HEADER_BYTES + body.len()) as u32).to_ne_bytes());
+    request.extend(kind.to_ne_bytes());
+    request.extend((NLM_F_REQUEST | flags).to_ne_bytes());
+    request.extend([0_u8; 8]);
+    request.extend(body);
+    send(connection.as_raw_fd(), &request, MsgFlags::empty())?;
+    let mut found = Vec::new();
+    let mut buffer = vec![0_u8; BUFFER_BYTES];
+    loop {
+        let length = recv(connection.as_raw_fd(), &mut buffer, MsgFlags::MSG_TRUNC)?;
+        let read = buffer.get(..length).ok_or_else(|| io::Error::other("an answer was too long"))?;
+        if collect(read, flags & NLM_F_DUMP != 0, &mut found)? {
+            return Ok(found);
+        }
+    }
+}
+
+/// Takes the messages of one read; `true` when there are no more to come.
+fn collect(mut rest: &[u8], dump: bool, found: &mut Vec<Vec<u8>>) -> io::Result<bool> {
+    let cut = || io::Error::other("an answer was cut short");
+    while rest.len() >= HEADER_BYTES {
+        let length = u32::from_ne_bytes(rest[..4].try_into().map_err(|_| cut())?) as usize;
+        let kind = u16::from_ne_bytes(rest[4..6].try_into().map_err(|_| cut())?);
+        let body = rest.get(HEADER_BYTES..length).ok_or_else(cut)?;
+        match kind {
+            NLMSG_DONE => return Ok(true),
+            NLMSG_ERROR => {
+                let code = body.get(..4).and_then(|code| code.try_into().ok()).ok_or_else(cut)?;
+                return match i32::from_ne_bytes(code) {
+                    0 => Ok(true),
+                    code => Err(io::Error::from_raw_os_error(-code)),
+                };
+            }
+            _ => found.push(body.to_vec()),
+        }
+        rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+    }
+    Ok(!dump)
+}
