@@ -1,6 +1,6 @@
 import { defineConfig } from "vitest/config";
 
-/** `unit` needs nothing but Node; `netns` runs real binaries in namespaces of its own (scripts/test.mjs). */
+/** `unit` needs nothing but Node; `netns` runs real binaries in namespaces of its own (scripts/test.mjs), `containerd` a container runtime. */
 export default defineConfig({
   test: {
     projects: [
@@ -15,6 +15,16 @@ export default defineConfig({
           ],
           setupFiles: ["test/helpers/setup-unit.ts"],
           testTimeout: 20_000,
+        },
+      },
+      {
+        test: {
+          name: "containerd",
+          include: ["test/containerd/**/*.test.ts"],
+          testTimeout: 120_000,
+          hookTimeout: 120_000,
+          fileParallelism: false,
+          pool: "forks",
         },
       },
       {

@@ -32,6 +32,7 @@ const suites = [
   { name: "rust", command: ["cargo", "test", "--locked", "--release", "--workspace", "--no-fail-fast"] },
   { name: "unit", command: [...vitest, "unit"] },
   { name: "netns", command: sandboxed([...vitest, "netns"]) },
+  { name: "containerd", command: sandboxed([...vitest, "containerd"]) },
 ];
 
 /**
