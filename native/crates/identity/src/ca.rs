@@ -25,7 +25,7 @@ const MOST_ANSWER_BYTES: usize = 1024 * 1024;
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum CaError {
     /// `--ca` is neither form.
-    #[error("--ca {0:?}: want unix:PATH or https://HOST:PORT")]
+    #[error("--ca {0:?}: want unix:PATH, unix-tls:PATH or https://HOST:PORT")]
     Uri(String),
     /// The token cannot be read.
     #[error("--auth-token {}: {problem}", .path.display())]
@@ -42,7 +42,12 @@ pub enum CaError {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CaUri {
     Unix(PathBuf),
-    Https { host: String, port: u16 },
+    /// TLS on a Unix socket; the server's certificate must be for `localhost`.
+    UnixTls(PathBuf),
+    Https {
+        host: String,
+        port: u16,
+    },
 }
 
 impl FromStr for CaUri {
@@ -53,6 +58,9 @@ impl FromStr for CaUri {
         if let Some(path) = text.strip_prefix("unix:") {
             let path = path.strip_prefix("//").unwrap_or(path);
             return if path.is_empty() { Err(wrong()) } else { Ok(Self::Unix(PathBuf::from(path))) };
+        }
+        if let Some(path) = text.strip_prefix("unix-tls:").filter(|path| !path.is_empty()) {
+            return Ok(Self::UnixTls(PathBuf::from(path)));
         }
         let rest = text.strip_prefix("https://").ok_or_else(wrong)?;
         let (host, port) = rest.trim_end_matches('/').rsplit_once(':').ok_or_else(wrong)?;
@@ -69,6 +77,7 @@ impl fmt::Display for CaUri {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
+            Self::UnixTls(path) => write!(f, "unix-tls:{}", path.display()),
             Self::Https { host, port } if host.contains(':') => write!(f, "https://[{host}]:{port}"),
             Self::Https { host, port } => write!(f, "https://{host}:{port}"),
         }
@@ -114,7 +123,7 @@ impl GrpcCa {
         let connector = CaConnector::new(&options)?;
         // The connector decides where to connect; this is only the request's authority.
         let endpoint = match &options.uri {
-            CaUri::Unix(_) => Endpoint::from_static("http://localhost"),
+            CaUri::Unix(_) | CaUri::UnixTls(_) => Endpoint::from_static("http://localhost"),
             CaUri::Https { .. } => {
                 Endpoint::from_shared(options.uri.to_string().replacen("https://", "http://", 1))
                     .map_err(|_| CaError::Uri(options.uri.to_string()))?

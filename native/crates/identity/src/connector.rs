@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -24,6 +24,7 @@ use crate::tls::provider;
 #[derive(Clone, Debug)]
 pub(crate) enum CaConnector {
     Unix(PathBuf),
+    UnixTls { path: PathBuf, root_file: PathBuf },
     Https { host: String, port: u16, root_file: PathBuf },
 }
 
@@ -31,10 +32,13 @@ impl CaConnector {
     pub(crate) fn new(options: &GrpcCaOptions) -> Result<Self, CaError> {
         match (&options.uri, &options.root_file) {
             (CaUri::Unix(path), _) => Ok(Self::Unix(path.clone())),
+            (CaUri::UnixTls(path), Some(root_file)) => {
+                Ok(Self::UnixTls { path: path.clone(), root_file: root_file.clone() })
+            }
             (CaUri::Https { host, port }, Some(root_file)) => {
                 Ok(Self::Https { host: host.clone(), port: *port, root_file: root_file.clone() })
             }
-            (CaUri::Https { .. }, None) => {
+            (CaUri::Https { .. } | CaUri::UnixTls(_), None) => {
                 Err(CaError::Uri(format!("{} without --ca-root: give the CA's root as PEM", options.uri)))
             }
         }
@@ -43,10 +47,15 @@ impl CaConnector {
     async fn connect(self) -> io::Result<CaStream> {
         match self {
             Self::Unix(path) => Ok(CaStream::Unix(UnixStream::connect(path).await?)),
+            Self::UnixTls { path, root_file } => {
+                let config = config_from(&root_file).await?;
+                let name = ServerName::try_from("localhost").map_err(io::Error::other)?;
+                let unix = UnixStream::connect(path).await?;
+                let stream = TlsConnector::from(Arc::new(config)).connect(name, unix).await?;
+                Ok(CaStream::UnixTls(Box::new(stream)))
+            }
             Self::Https { host, port, root_file } => {
-                let config = tls_config(&tokio::fs::read(&root_file).await.map_err(|error| {
-                    io::Error::new(error.kind(), format!("--ca-root {}: {error}", root_file.display()))
-                })?)?;
+                let config = config_from(&root_file).await?;
                 let name = ServerName::try_from(host.clone()).map_err(io::Error::other)?;
                 let tcp = TcpStream::connect((host.as_str(), port)).await?;
                 tcp.set_nodelay(true)?;
@@ -55,6 +64,13 @@ impl CaConnector {
             }
         }
     }
+}
+
+async fn config_from(root_file: &Path) -> io::Result<ClientConfig> {
+    let pem = tokio::fs::read(root_file).await.map_err(|error| {
+        io::Error::new(error.kind(), format!("--ca-root {}: {error}", root_file.display()))
+    })?;
+    tls_config(&pem)
 }
 
 fn tls_config(roots_pem: &[u8]) -> io::Result<ClientConfig> {
@@ -89,10 +105,11 @@ impl Service<Uri> for CaConnector {
     }
 }
 
-/// Either transport.
+/// One of the transports.
 #[derive(Debug)]
 pub(crate) enum CaStream {
     Unix(UnixStream),
+    UnixTls(Box<TlsStream<UnixStream>>),
     Tls(Box<TlsStream<TcpStream>>),
 }
 
@@ -100,6 +117,7 @@ impl AsyncRead for CaStream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::UnixTls(stream) => Pin::new(stream).poll_read(cx, buf),
             Self::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
         }
     }
@@ -109,6 +127,7 @@ impl AsyncWrite for CaStream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Self::Unix(stream) => Pin::new(stream).poll_write(cx, buf),
+            Self::UnixTls(stream) => Pin::new(stream).poll_write(cx, buf),
             Self::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
         }
     }
@@ -116,6 +135,7 @@ impl AsyncWrite for CaStream {
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Unix(stream) => Pin::new(stream).poll_flush(cx),
+            Self::UnixTls(stream) => Pin::new(stream).poll_flush(cx),
             Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
         }
     }
@@ -123,6 +143,7 @@ impl AsyncWrite for CaStream {
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::UnixTls(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }

@@ -62,7 +62,7 @@ impl RootSet {
         self.roots.iter().map(|root| root.certificate.clone()).collect()
     }
 
-    fn same_as(&self, other: &Self) -> bool {
+    pub(crate) fn same_as(&self, other: &Self) -> bool {
         self.roots.iter().map(|root| &root.certificate).eq(other.roots.iter().map(|root| &root.certificate))
     }
 

@@ -20,6 +20,14 @@ impl ResourceSink for Mesh {
         let (rejections, touched) = match batch.resource_type {
             ResourceType::Address => self.apply_addresses(&batch.updates, &batch.removed),
             ResourceType::Authorization => self.apply_authorizations(&batch.updates, &batch.removed),
+            // A waypoint's own: kept elsewhere, and never asked for by a node.
+            ResourceType::Waypoint
+            | ResourceType::Served
+            | ResourceType::HttpRoute
+            | ResourceType::HttpAuthorization => {
+                let refused = batch.updates.iter().map(|update| rejection(update, "it is for waypoints"));
+                (refused.collect(), Touched::default())
+            }
         };
         self.pools.lock().trim();
         self.announce(touched);

@@ -5,7 +5,7 @@ use crate::stream::{Slot, Slots};
 use crate::{Limits, OpenError, Refusal, TraceParent, TunnelError, TunnelStream, keepalive};
 use bytes::Bytes;
 use h2::client::{Connection, SendRequest};
-use http::{HeaderValue, Method, Request, StatusCode, Version};
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Version};
 use std::sync::Arc;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
@@ -110,16 +110,18 @@ impl ClientTunnel {
     /// way is reset and its place given back.
     pub async fn open(&self, request: &OpenRequest, limits: &Limits) -> Result<TunnelStream, OpenError> {
         let slot = self.slots.take().ok_or(OpenError::Tunnel(TunnelError::Closed))?;
-        self.open_in(slot, request, limits).await
+        self.open_in(slot, request, &HeaderMap::new(), limits).await
     }
 
     pub(crate) async fn open_in(
         &self,
         slot: Slot,
         request: &OpenRequest,
+        further: &HeaderMap,
         limits: &Limits,
     ) -> Result<TunnelStream, OpenError> {
-        let request = request.build()?;
+        let mut request = request.build()?;
+        request.headers_mut().extend(further.clone());
         let opening = async {
             let mut sender = self.sender.clone().ready().await.map_err(TunnelError::from)?;
             let (response, send) = sender.send_request(request, false).map_err(TunnelError::from)?;

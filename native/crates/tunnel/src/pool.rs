@@ -6,6 +6,7 @@ use crate::stream::Slot;
 use crate::{ClientTunnel, ConnectFailure, ConnectFailureKind, Limits, OpenError, OpenRequest, TunnelStream};
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared};
+use http::HeaderMap;
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -102,6 +103,16 @@ impl<C: Connector> Pool<C> {
         key: &PoolKey,
         request: &OpenRequest,
     ) -> Result<(TunnelStream, C::Peer), OpenError> {
+        self.open_with(key, request, &HeaderMap::new()).await
+    }
+
+    /// As [`Pool::open`], with further headers in the CONNECT: a waypoint's.
+    pub async fn open_with(
+        &self,
+        key: &PoolKey,
+        request: &OpenRequest,
+        further: &HeaderMap,
+    ) -> Result<(TunnelStream, C::Peer), OpenError> {
         let mut attempt = 1;
         loop {
             let (tunnel, slot, peer) = match self.reserve(key) {
@@ -111,7 +122,7 @@ impl<C: Connector> Pool<C> {
                     continue;
                 }
             };
-            match tunnel.open_in(slot, request, &self.0.limits).await {
+            match tunnel.open_in(slot, request, further, &self.0.limits).await {
                 Err(error) if error.retryable() && attempt < ATTEMPTS && !self.0.closed.is_cancelled() => {
                     tracing::debug!(%error, address = %key.address, "tunnel ended before its answer, trying another");
                     self.0.remove(key, &tunnel);

@@ -12,20 +12,42 @@ pub enum ResourceType {
     Address,
     /// `istio.security.Authorization`.
     Authorization,
+    /// `meltemi.v1.Waypoint`: the waypoint that asks.
+    Waypoint,
+    /// `meltemi.v1.Served`: what it takes connections for.
+    Served,
+    /// `meltemi.v1.HttpRoute`.
+    HttpRoute,
+    /// `meltemi.v1.HttpAuthorization`.
+    HttpAuthorization,
 }
 
 impl ResourceType {
+    /// What a node's data plane is told.
     pub const ALL: [Self; 2] = [Self::Authorization, Self::Address];
+    /// What a waypoint is told: policies before routes, and both before what makes them reachable.
+    pub const WAYPOINT: [Self; 6] = [
+        Self::Authorization,
+        Self::HttpAuthorization,
+        Self::Address,
+        Self::HttpRoute,
+        Self::Waypoint,
+        Self::Served,
+    ];
 
     pub fn type_url(self) -> &'static str {
         match self {
             Self::Address => "type.googleapis.com/istio.workload.Address",
             Self::Authorization => "type.googleapis.com/istio.security.Authorization",
+            Self::Waypoint => "type.googleapis.com/meltemi.v1.Waypoint",
+            Self::Served => "type.googleapis.com/meltemi.v1.Served",
+            Self::HttpRoute => "type.googleapis.com/meltemi.v1.HttpRoute",
+            Self::HttpAuthorization => "type.googleapis.com/meltemi.v1.HttpAuthorization",
         }
     }
 
     pub fn from_type_url(url: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|kind| kind.type_url() == url)
+        Self::WAYPOINT.into_iter().find(|kind| kind.type_url() == url)
     }
 
     /// A short name for metrics and logs.
@@ -33,6 +55,10 @@ impl ResourceType {
         match self {
             Self::Address => "address",
             Self::Authorization => "authorization",
+            Self::Waypoint => "waypoint",
+            Self::Served => "served",
+            Self::HttpRoute => "http_route",
+            Self::HttpAuthorization => "http_authorization",
         }
     }
 }

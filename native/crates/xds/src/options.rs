@@ -12,6 +12,8 @@ use meltemi_types::discovery::ResourceType;
 pub enum Server {
     /// `unix:PATH`: cleartext HTTP/2 to the node agent.
     Unix(PathBuf),
+    /// `unix-tls:PATH`: TLS on a Unix socket; the server's certificate must be for `localhost`.
+    UnixTls(PathBuf),
     /// `https://HOST:PORT`.
     Tls {
         /// Names the server, and is what its certificate must be for.
@@ -24,9 +26,12 @@ impl FromStr for Server {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let fail = || format!("`{text}` is no server: want unix:PATH or https://HOST:PORT");
+        let fail = || format!("`{text}` is no server: want unix:PATH, unix-tls:PATH or https://HOST:PORT");
         if let Some(path) = text.strip_prefix("unix:") {
             return (!path.is_empty()).then(|| Self::Unix(path.into())).ok_or_else(fail);
+        }
+        if let Some(path) = text.strip_prefix("unix-tls:") {
+            return (!path.is_empty()).then(|| Self::UnixTls(path.into())).ok_or_else(fail);
         }
         let uri: http::Uri = text.parse().map_err(|_| fail())?;
         let plain = matches!(uri.path(), "" | "/") && uri.query().is_none();
@@ -70,6 +75,10 @@ pub struct ClientOptions {
     /// Sent as `authorization: Bearer ...`; read at every connect.
     pub token_file: Option<PathBuf>,
     pub node: NodeInfo,
+    /// The first part of the node's id: what kind of proxy asks.
+    pub role: &'static str,
+    /// What is asked for.
+    pub types: &'static [ResourceType],
     /// Addresses are asked for by name. Otherwise all are sent.
     pub on_demand: bool,
     /// Names unused for so long are unsubscribed. `None` towards servers that do not take back what
@@ -92,6 +101,8 @@ impl ClientOptions {
             root_file: None,
             token_file: None,
             node,
+            role: "ztunnel",
+            types: &ResourceType::ALL,
             on_demand: true,
             idle_limit: Some(Duration::from_secs(3600)),
             idle_check: Duration::from_secs(30),
@@ -128,6 +139,7 @@ mod tests {
     #[test]
     fn servers_have_two_forms() {
         assert_eq!("unix:/run/x.sock".parse(), Ok(Server::Unix("/run/x.sock".into())));
+        assert_eq!("unix-tls:/run/x.sock".parse(), Ok(Server::UnixTls("/run/x.sock".into())));
         let tls = |host: &str, port| Server::Tls { host: host.into(), port };
         assert_eq!(
             "https://istiod.istio-system.svc:15012".parse(),

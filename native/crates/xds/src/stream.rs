@@ -124,13 +124,12 @@ impl<'a> Session<'a> {
         )
         .await?;
         let (sender, receiver) = mpsc::channel(8);
-        for resource_type in ResourceType::ALL {
-            let request =
-                self.subscriptions.initial(resource_type, wire_node(&options.node, options.on_demand));
+        for resource_type in options.types.iter().copied() {
+            let request = self.subscriptions.initial(resource_type, wire_node(options));
             self.queue.push_back(request);
         }
         // Some servers answer with headers only after the first request.
-        for _ in ResourceType::ALL {
+        for _ in options.types {
             if let Some(request) = self.queue.pop_front() {
                 sender.try_send(request).map_err(|_| StreamEnd::Closed)?;
             }
@@ -183,7 +182,9 @@ impl<'a> Session<'a> {
         self.answered = true;
         let nonce = response.nonce.clone();
         let type_url = response.type_url.clone();
-        let Some(resource_type) = ResourceType::from_type_url(&type_url) else {
+        let Some(resource_type) = ResourceType::from_type_url(&type_url)
+            .filter(|resource_type| self.options.types.contains(resource_type))
+        else {
             tracing::warn!(type_url, "response of a type that was not asked for");
             self.answer(type_url, nonce, Some("this type was not asked for".into()));
             return;
@@ -301,7 +302,8 @@ fn detail(rejections: &[Rejection]) -> String {
 }
 
 /// As ambient's servers expect a node's proxy to introduce itself.
-fn wire_node(node: &NodeInfo, on_demand: bool) -> Node {
+fn wire_node(options: &ClientOptions) -> Node {
+    let ClientOptions { node, on_demand, role, .. } = options;
     let NodeInfo { ip, name, namespace, node_name, cluster_id } = node;
     let text = |text: &str| prost_types::Value {
         kind: Some(prost_types::value::Kind::StringValue(text.to_owned())),
@@ -316,11 +318,11 @@ fn wire_node(node: &NodeInfo, on_demand: bool) -> Node {
     ]
     .map(|(key, value)| (key.to_owned(), text(value)))
     .into();
-    if on_demand {
+    if *on_demand {
         fields.insert("MELTEMI_ON_DEMAND".into(), text("true"));
     }
     Node {
-        id: format!("ztunnel~{ip}~{name}.{namespace}~{namespace}.svc.cluster.local"),
+        id: format!("{role}~{ip}~{name}.{namespace}~{namespace}.svc.cluster.local"),
         metadata: Some(prost_types::Struct { fields }),
         user_agent_name: "meltemi-proxy".into(),
         build_version: env!("CARGO_PKG_VERSION").into(),

@@ -58,6 +58,21 @@ pub async fn channel(
             });
             Ok(endpoint("http://agent").connect_with_connector(connector).await?)
         }
+        Server::UnixTls(path) => {
+            let config = Arc::new(tls_config(root_file.ok_or(TransportError::NoRoots)?).await?);
+            let path = path.clone();
+            let connector = tower::service_fn(move |_| {
+                let (path, config) = (path.clone(), config.clone());
+                async move {
+                    let name = ServerName::try_from("localhost").map_err(io::Error::other)?;
+                    let unix = UnixStream::connect(path).await?;
+                    let tls = tokio_rustls::TlsConnector::from(config).connect(name, unix).await?;
+                    Ok::<_, io::Error>(TokioIo::new(tls))
+                }
+            });
+            let origin = http::Uri::from_static("https://localhost");
+            Ok(endpoint("https://localhost").origin(origin).connect_with_connector(connector).await?)
+        }
         Server::Tls { host, port } => {
             let config = Arc::new(tls_config(root_file.ok_or(TransportError::NoRoots)?).await?);
             let name = ServerName::try_from(host.clone())

@@ -1,6 +1,7 @@
 //! The certificates of the identities that this node serves.
 
 mod entry;
+mod order;
 mod renewal;
 mod sealing;
 mod slots;
@@ -19,6 +20,7 @@ use rustls::{ClientConfig, ServerConfig};
 use tokio::sync::watch;
 
 use self::entry::Entry;
+use self::order::Order;
 use self::slots::Slots;
 use crate::ca::CaClient;
 use crate::{Alpn, CertificateError, Clock, Jitter, Trust, WorkloadCertificate};
@@ -54,6 +56,7 @@ struct Shared {
     clock: Arc<dyn Clock>,
     jitter: Arc<dyn Jitter>,
     trust: Arc<Trust>,
+    order: Order,
     slots: Slots,
     entries: Mutex<HashMap<Identity, Claims>>,
     /// From the sealed descriptor, until a pod claims them.
@@ -138,6 +141,7 @@ impl CertificateStore {
                 clock,
                 jitter,
                 trust,
+                order: Order::default(),
                 slots: Slots::new(concurrent_requests),
                 entries: Mutex::default(),
                 unclaimed: Mutex::default(),

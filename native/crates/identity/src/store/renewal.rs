@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::Shared;
 use super::entry::Entry;
+use super::order::{Begun, Placed};
 use super::slots::{Priority, Slot};
 use crate::certificate::Chain;
 use crate::key::PrivateKey;
@@ -22,9 +23,10 @@ pub(super) async fn keep_fresh(shared: Arc<Shared>, entry: Arc<Entry>) {
             wait_until_due(&shared, &entry).await;
             let slot = turn(&shared, &entry).await;
             let begun = entry.begin();
+            let order = shared.order.begin();
             let result = request(&shared, &entry).await;
             drop(slot);
-            settle(&shared, &entry, begun, result);
+            settle(&shared, &entry, begun, order, result);
         }
     };
     tokio::select! {
@@ -76,7 +78,13 @@ async fn request(shared: &Shared, entry: &Entry) -> Result<Obtained, Certificate
     WorkloadCertificate::check(identity, key, chain, now, now, &*shared.jitter)
 }
 
-fn settle(shared: &Shared, entry: &Entry, begun: u64, result: Result<Obtained, CertificateError>) {
+fn settle(
+    shared: &Shared,
+    entry: &Entry,
+    begun: u64,
+    order: Begun,
+    result: Result<Obtained, CertificateError>,
+) {
     match result {
         Ok((certificate, roots)) => {
             shared.metrics.certificate_request("ok");
@@ -86,12 +94,19 @@ fn settle(shared: &Shared, entry: &Entry, begun: u64, result: Result<Obtained, C
                 "certificate obtained"
             );
             // Trust first: whoever sees the certificate can verify its peers.
-            let trust_changed = shared.trust.replace(roots);
+            let placed = shared.order.place(&shared.trust, roots, order, certificate.not_before());
             entry.install(Arc::new(certificate), begun);
             shared.changed();
-            if trust_changed {
-                tracing::info!("trusted roots changed");
-                shared.renew_untrusted();
+            match placed {
+                Placed::InForce { changed: true } => {
+                    tracing::info!("trusted roots changed");
+                    shared.renew_untrusted();
+                }
+                Placed::InForce { changed: false } => {}
+                Placed::Left => {
+                    tracing::info!(identity = %entry.identity, "roots of an answer that is not the latest left, asking again");
+                    entry.renew_if(|_| true);
+                }
             }
         }
         Err(error) => {

@@ -5,8 +5,10 @@ use std::time::Duration;
 
 use meltemi_telemetry::Metrics;
 use meltemi_types::Identity;
+use tokio::sync::Semaphore;
 
 use super::*;
+use crate::ca::CaAnswer;
 use crate::testing::{Fault, FixedJitter, TestCa, TokioClock};
 
 const TTL: Duration = Duration::from_secs(1_000);
@@ -311,4 +313,83 @@ async fn views_and_debug_texts_hold_no_key() {
     assert!(view["chain"][0]["pem"].as_str().unwrap().starts_with("-----BEGIN CERTIFICATE-----\n"));
     assert!(view["roots"][0]["not_after"].as_str().unwrap().ends_with('Z'));
     assert!(view["renew_at"].is_string());
+}
+
+/// Hands on the answers for one identity only when it is told to: they arrive after later ones.
+#[derive(Debug)]
+struct Late {
+    ca: Arc<TestCa>,
+    late: Identity,
+    gate: Semaphore,
+}
+
+impl CaClient for Late {
+    fn create_certificate<'a>(&'a self, identity: &'a Identity, csr_pem: String) -> CaAnswer<'a> {
+        Box::pin(async move {
+            let answer = self.ca.create_certificate(identity, csr_pem).await;
+            if *identity == self.late {
+                self.gate.acquire().await.unwrap().forget();
+            }
+            answer
+        })
+    }
+}
+
+/// The CA rotates between an answer that comes late and one that comes at once.
+async fn late_answer(between: Duration) {
+    let Rig { ca, clock, metrics, .. } = rig(1);
+    let late = Arc::new(Late { ca: ca.clone(), late: id("late"), gate: Semaphore::new(0) });
+    let options = StoreOptions {
+        trust_domain: "cluster.local".into(),
+        trust_domain_aliases: Vec::new(),
+        concurrent_requests: 4,
+        clock: clock.clone(),
+        jitter: Arc::new(FixedJitter(0.5)),
+    };
+    let store = CertificateStore::new(options, late.clone(), metrics);
+    let _late = store.serve(&id("late"));
+    ca.asked(1).await;
+    let second = ca.add_root();
+    ca.set_roots(second, &[0, second]);
+    tokio::time::sleep(between).await;
+    let _prompt = store.serve(&id("prompt"));
+    store.get(&id("prompt"), WAIT).await.unwrap();
+    assert_eq!(store.trust().roots().certificates().len(), 2);
+    let changes = store.trust().generation();
+    late.gate.add_permits(1);
+    store.get(&id("late"), WAIT).await.unwrap();
+    assert_eq!(store.trust().roots().certificates().len(), 2, "an older bundle undid a newer one");
+    // What is not known to be the latest is asked for again.
+    ca.asked(3).await;
+    late.gate.add_permits(1);
+    pass(Duration::from_secs(1)).await;
+    assert_eq!(store.trust().roots().certificates().len(), 2);
+    assert_eq!(store.trust().generation(), changes, "trust went back and forth");
+    assert_eq!(ca.requests().len(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_older_bundle_that_comes_late_undoes_nothing() {
+    late_answer(Duration::from_secs(3)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn nor_does_one_of_the_same_second() {
+    late_answer(Duration::ZERO).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_later_request_counts_whatever_the_time_of_the_ca() {
+    let Rig { ca, store, .. } = rig(4);
+    let _first = store.serve(&id("first"));
+    store.get(&id("first"), WAIT).await.unwrap();
+    let second = ca.add_root();
+    ca.set_roots(second, &[second]);
+    // Its clock went back: what it signs now is dated before what it signed then.
+    ca.fail_once(Fault::Backdated);
+    let _later = store.serve(&id("later"));
+    store.get(&id("later"), WAIT).await.unwrap();
+    let roots = store.trust().roots().certificates();
+    assert_eq!(roots.len(), 1);
+    assert_eq!(store.get(&id("later"), WAIT).await.unwrap().roots().len(), 1);
 }
