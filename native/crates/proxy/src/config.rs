@@ -176,7 +176,7 @@ impl Flags {
         for (flag, uri, root_flag, root) in
             [("--xds", &xds, "--xds-root", &self.xds_root), ("--ca", &ca, "--ca-root", &self.ca_root)]
         {
-            if matches!(uri, ServerUri::Https { .. }) && root.is_none() {
+            if !matches!(uri, ServerUri::Unix(_)) && root.is_none() {
                 return Err(format!(
                     "{flag} {uri}: needs {root_flag} PEM, the roots that its server is checked against"
                 ));

@@ -161,6 +161,7 @@ fn spawn_discovery(
 ) {
     let server = match config.xds.clone() {
         ServerUri::Unix(path) => meltemi_xds::Server::Unix(path),
+        ServerUri::UnixTls(path) => meltemi_xds::Server::UnixTls(path),
         ServerUri::Https { host, port } => meltemi_xds::Server::Tls { host, port },
     };
     let info = meltemi_xds::NodeInfo {
