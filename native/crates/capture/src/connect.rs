@@ -73,6 +73,7 @@ impl Upstream {
         let domain = Domain::for_address(self.destination);
         let socket = netns.run(|| Socket::new(domain, stream(), Some(Protocol::TCP)))??;
         set_common(&socket, self.keepalive)?;
+        netns.register(&socket)?;
         if self.kind == UpstreamKind::Tunnel {
             socket.set_tcp_user_timeout(Some(TUNNEL_USER_TIMEOUT)).map_err(named("TCP_USER_TIMEOUT"))?;
         }

@@ -23,6 +23,9 @@ pub enum CaptureError {
     Connect { address: SocketAddr, source: io::Error },
     #[error("connecting to {address}: no answer within {timeout_ms} ms")]
     ConnectTimeout { address: SocketAddr, timeout_ms: u128 },
+    /// A socket could not be registered with the guard, which would drop all it sends.
+    #[error("guard: {0}")]
+    Guard(#[from] meltemi_bpf::BpfError),
     #[error("socket: {0}")]
     Socket(#[from] io::Error),
 }

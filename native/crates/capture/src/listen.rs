@@ -1,6 +1,7 @@
 //! Listeners inside a pod.
 use crate::options::{set_common, set_transparent};
-use crate::{CaptureError, Keepalive, PodNetns};
+use crate::{CaptureError, Keepalive, PORT_HBONE, PORT_INBOUND_PLAINTEXT, PORT_OUTBOUND, PodNetns};
+use meltemi_bpf::ListenerRole;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use std::net::SocketAddr;
 use tokio::net::{TcpListener, TcpStream};
@@ -17,7 +18,7 @@ impl Listener {
     /// Opens a listener. Without SO_REUSEPORT, so that no process of the pod can join it.
     ///
     /// # Errors
-    /// When a process of the pod holds the port, or the kernel refuses an option.
+    /// When a process of the pod holds the port, the kernel refuses an option, or the guard does not take it.
     pub fn open(netns: &PodNetns, address: SocketAddr, keepalive: Keepalive) -> Result<Self, CaptureError> {
         let socket =
             netns.run(|| Socket::new(Domain::for_address(address), stream(), Some(Protocol::TCP)))??;
@@ -30,7 +31,12 @@ impl Listener {
             socket.set_only_v6(true).map_err(failed)?;
         }
         socket.bind(&SockAddr::from(address)).map_err(failed)?;
+        // Before it listens: what it accepts inherits the registration.
+        netns.register(&socket)?;
         socket.listen(BACKLOG).map_err(failed)?;
+        if let Some(role) = role_of(address.port()) {
+            netns.publish(role, address.is_ipv6(), &socket)?;
+        }
         Ok(Self(TcpListener::from_std(socket.into()).map_err(failed)?))
     }
 
@@ -42,6 +48,16 @@ impl Listener {
 
     pub fn local_addr(&self) -> std::io::Result<SocketAddr> {
         self.0.local_addr()
+    }
+}
+
+/// What the redirection brings to a port.
+fn role_of(port: u16) -> Option<ListenerRole> {
+    match port {
+        PORT_OUTBOUND => Some(ListenerRole::Outbound),
+        PORT_INBOUND_PLAINTEXT => Some(ListenerRole::Plaintext),
+        PORT_HBONE => Some(ListenerRole::Hbone),
+        _ => None,
     }
 }
 

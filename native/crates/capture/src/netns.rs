@@ -4,11 +4,12 @@
 //! coming back fails, sockets of other pods could be opened in the wrong namespace, under the wrong
 //! identity: the process aborts instead.
 use crate::CaptureError;
+use meltemi_bpf::{ListenerRole, Sockets};
 use nix::sched::{CloneFlags, setns};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// What the kernel tells namespaces apart by.
@@ -33,15 +34,18 @@ pub struct HomeNetns(Arc<Home>);
 struct Home {
     fd: OwnedFd,
     id: NetnsId,
+    /// Where the agent's guard finds the data plane's sockets; none: there is no guard.
+    bpf: Option<PathBuf>,
 }
 
 impl HomeNetns {
-    /// The calling thread's namespace. Call once, before any thread enters another namespace.
-    pub fn current() -> Result<Self, CaptureError> {
+    /// The calling thread's namespace. Call once, before any thread enters another namespace. `bpf`: the
+    /// node's directory of the agent's guard, with which every socket in a pod is registered then.
+    pub fn current(bpf: Option<PathBuf>) -> Result<Self, CaptureError> {
         let path = format!("/proc/self/task/{}/ns/net", nix::unistd::gettid());
         let fd = OwnedFd::from(File::open(Path::new(&path))?);
         let id = NetnsId::of(&fd)?;
-        Ok(Self(Arc::new(Home { fd, id })))
+        Ok(Self(Arc::new(Home { fd, id, bpf })))
     }
 
     pub fn id(&self) -> NetnsId {
@@ -58,20 +62,24 @@ struct Pod {
     home: HomeNetns,
     fd: OwnedFd,
     id: NetnsId,
+    sockets: Option<Sockets>,
 }
 
 impl PodNetns {
     /// Takes a descriptor, as received from the agent or opened from a path.
     ///
     /// # Errors
-    /// When the descriptor is not of a network namespace, or is of the data plane's own.
+    /// When the descriptor is not of a network namespace, or is of the data plane's own; when there is a
+    /// guard, and no socket could be registered with it.
     pub fn new(home: &HomeNetns, fd: OwnedFd) -> Result<Self, CaptureError> {
         require_network_namespace(&fd).map_err(CaptureError::NotANamespace)?;
         let id = NetnsId::of(&fd)?;
         if id == home.id() {
             return Err(CaptureError::OwnNamespace { inode: id.inode });
         }
-        Ok(Self(Arc::new(Pod { home: home.clone(), fd, id })))
+        // Anew for each pod: an agent that was started again may have made the map again.
+        let sockets = home.0.bpf.as_deref().map(Sockets::open).transpose()?;
+        Ok(Self(Arc::new(Pod { home: home.clone(), fd, id, sockets })))
     }
 
     pub fn open(home: &HomeNetns, path: &Path) -> Result<Self, CaptureError> {
@@ -80,6 +88,28 @@ impl PodNetns {
 
     pub fn id(&self) -> NetnsId {
         self.0.id
+    }
+
+    /// Vouches for a socket to the guard: before it listens or connects, else its packets are dropped.
+    pub(crate) fn register(&self, socket: &impl AsFd) -> Result<(), CaptureError> {
+        match &self.0.sockets {
+            Some(sockets) => Ok(sockets.register(socket)?),
+            None => Ok(()),
+        }
+    }
+
+    /// Has the pod's redirection, where that is by BPF, bring connections to a socket that listens.
+    pub(crate) fn publish(
+        &self,
+        role: ListenerRole,
+        ipv6: bool,
+        listener: &impl AsFd,
+    ) -> Result<(), CaptureError> {
+        let Some(sockets) = &self.0.sockets else { return Ok(()) };
+        match sockets.listeners(self.0.id.inode)? {
+            Some(listeners) => Ok(listeners.set(role, ipv6, listener)?),
+            None => Ok(()),
+        }
     }
 
     /// Runs `f` with the calling thread inside the pod's namespace. `f` must not block for long and
@@ -127,21 +157,31 @@ mod tests {
 
     #[test]
     fn a_plain_file_is_not_a_namespace() {
-        let home = HomeNetns::current().unwrap();
+        let home = HomeNetns::current(None).unwrap();
         let error = PodNetns::open(&home, Path::new("/proc/self/status")).unwrap_err();
         assert!(matches!(error, CaptureError::NotANamespace(_)), "{error}");
     }
 
     #[test]
     fn a_namespace_of_another_kind_is_refused() {
-        let home = HomeNetns::current().unwrap();
+        let home = HomeNetns::current(None).unwrap();
         let error = PodNetns::open(&home, Path::new("/proc/self/ns/mnt")).unwrap_err();
         assert!(matches!(error, CaptureError::NotANamespace(_)), "{error}");
     }
 
     #[test]
+    fn without_the_guards_map_a_pod_is_refused() {
+        let home = HomeNetns::current(Some("/nonexistent/bpf".into())).unwrap();
+        // Another namespace than one's own is not to be had without privileges: the order of the checks is.
+        let own = PodNetns::open(&home, Path::new("/proc/self/ns/net")).unwrap_err();
+        assert!(matches!(own, CaptureError::OwnNamespace { .. }), "{own}");
+        let absent = Sockets::open(Path::new("/nonexistent/bpf")).map_err(CaptureError::from).unwrap_err();
+        assert!(absent.to_string().contains("/nonexistent/bpf/sockets-1"), "{absent}");
+    }
+
+    #[test]
     fn the_data_planes_own_namespace_is_refused() {
-        let home = HomeNetns::current().unwrap();
+        let home = HomeNetns::current(None).unwrap();
         let error = PodNetns::open(&home, Path::new("/proc/self/ns/net")).unwrap_err();
         assert!(matches!(error, CaptureError::OwnNamespace { .. }), "{error}");
     }

@@ -50,6 +50,9 @@ struct Flags {
     /// Where keys are deposited over a restart, or "none" [default: RUN_DIR/keys.sock].
     #[arg(long, value_name = "PATH|none")]
     keys: Option<PathBuf>,
+    /// The directory of the agent's guard and redirection by BPF, or "none" [default: RUN_DIR/bpf where it exists].
+    #[arg(long, env = "MELTEMI_BPF_DIR", value_name = "DIR|none")]
+    bpf_dir: Option<PathBuf>,
     /// The reading admin socket [default: RUN_DIR/proxy-admin.sock].
     #[arg(long, value_name = "PATH")]
     admin: Option<PathBuf>,
@@ -112,6 +115,8 @@ pub(crate) struct Config {
     pub(crate) ca: ServerUri,
     /// Absent: keys are not kept over a restart.
     pub(crate) keys: Option<PathBuf>,
+    /// Absent: the data plane's sockets are registered nowhere.
+    pub(crate) bpf_dir: Option<PathBuf>,
     pub(crate) admin: PathBuf,
     pub(crate) control: PathBuf,
     pub(crate) xds_root: Option<PathBuf>,
@@ -186,6 +191,12 @@ impl Flags {
             Some(path) if path.as_os_str() == "none" => None,
             given => Some(place("--keys", given, "keys.sock")?),
         };
+        let bpf_dir = match self.bpf_dir {
+            Some(path) if path.as_os_str() == "none" => None,
+            Some(path) if path.as_os_str().is_empty() => return Err("--bpf-dir: the path is empty".to_owned()),
+            Some(path) => Some(path),
+            None => run_dir.as_ref().map(|dir| dir.join("bpf")).filter(|dir| dir.is_dir()),
+        };
         name("--node", &self.node)?;
         name("--cluster-id", &self.cluster_id)?;
         trust_domain(&self.trust_domain)?;
@@ -199,6 +210,7 @@ impl Flags {
             xds,
             ca,
             keys,
+            bpf_dir,
             admin: place("--admin", self.admin, "proxy-admin.sock")?,
             control: place("--control", self.control, "proxy-control.sock")?,
             xds_root: self.xds_root,
@@ -286,6 +298,7 @@ mod tests {
         let config = parse(&["--node", "n1", "--run-dir", "/run/n1"]).unwrap();
         assert_eq!(config.zds, PathBuf::from("/run/n1/zds.sock"));
         assert_eq!(config.keys, Some(PathBuf::from("/run/n1/keys.sock")));
+        assert_eq!(config.bpf_dir, None, "there is no /run/n1/bpf");
         let shown = serde_json::to_value(&config).unwrap();
         assert_eq!(shown["xds"], "unix:/run/n1/xds.sock");
         assert_eq!(shown["ca"], "unix:/run/n1/xds.sock");
@@ -312,6 +325,8 @@ mod tests {
             "/z",
             "--keys",
             "none",
+            "--bpf-dir",
+            "/b",
             "--ca",
             "https://ca.example:15012",
             "--ca-root",
@@ -326,6 +341,7 @@ mod tests {
         .unwrap();
         assert_eq!(config.zds, PathBuf::from("/z"));
         assert_eq!(config.keys, None);
+        assert_eq!(config.bpf_dir, Some(PathBuf::from("/b")));
         assert_eq!(config.ca.to_string(), "https://ca.example:15012");
         assert!(!config.on_demand);
         assert_eq!(config.access_log_file, AccessLogTarget::File("/log/access".into()));
@@ -340,6 +356,7 @@ mod tests {
             ([&base[..], &["--xds", "http://a:1"]].concat(), "--xds"),
             ([&base[..], &["--xds", "https://a:1"]].concat(), "--xds-root"),
             ([&base[..], &["--ca", "https://a:1"]].concat(), "--ca-root"),
+            ([&base[..], &["--bpf-dir", ""]].concat(), "--bpf-dir"),
             ([&base[..], &["--workers", "0"]].concat(), "--workers"),
             ([&base[..], &["--workers", "many"]].concat(), "--workers"),
             ([&base[..], &["--trust-domain", "A B"]].concat(), "--trust-domain"),

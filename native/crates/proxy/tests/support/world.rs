@@ -155,7 +155,7 @@ pub struct World {
 impl World {
     /// Makes the pods, with capture in those of the mesh, and the control plane.
     pub fn make(specs: Vec<PodSpec>) -> Self {
-        let home = HomeNetns::current().unwrap();
+        let home = HomeNetns::current(None).unwrap();
         shell(
             "mount -t tmpfs tmpfs /run; mkdir /run/netns; ip link set lo up
              ip link add bridge0 type bridge; ip addr add 10.77.0.1/24 dev bridge0; ip link set bridge0 up",
