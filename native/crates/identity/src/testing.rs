@@ -75,6 +75,8 @@ pub enum Fault {
     ForeignRoots,
     NoRoots,
     NotPem,
+    /// Nothing but the date: it is that of ten minutes ago.
+    Backdated,
 }
 
 struct Authority {

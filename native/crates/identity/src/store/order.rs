@@ -35,7 +35,13 @@ impl Order {
     }
 
     /// `not_before`: of the leaf that came with the bundle.
-    pub(super) fn place(&self, trust: &Trust, roots: RootSet, begun: Begun, not_before: SystemTime) -> Placed {
+    pub(super) fn place(
+        &self,
+        trust: &Trust,
+        roots: RootSet,
+        begun: Begun,
+        not_before: SystemTime,
+    ) -> Placed {
         let mut latest = self.0.lock();
         let is_later = begun.0 == latest.taken || latest.not_before.is_none_or(|held| held < not_before);
         if !is_later {

@@ -383,13 +383,12 @@ async fn a_later_request_counts_whatever_the_time_of_the_ca() {
     let Rig { ca, store, .. } = rig(4);
     let _first = store.serve(&id("first"));
     store.get(&id("first"), WAIT).await.unwrap();
+    let before = store.trust().roots().certificates();
     let second = ca.add_root();
     ca.set_roots(second, &[second]);
     // Its clock went back: what it signs now is dated before what it signed then.
     ca.fail_once(Fault::Backdated);
     let _later = store.serve(&id("later"));
     store.get(&id("later"), WAIT).await.unwrap();
-    let roots = store.trust().roots().certificates();
-    assert_eq!(roots.len(), 1);
-    assert_eq!(store.get(&id("later"), WAIT).await.unwrap().roots().len(), 1);
+    assert_ne!(store.trust().roots().certificates(), before);
 }
