@@ -53,7 +53,7 @@ function read({ name, text }: ConfigFile): NetworkList {
   const value: unknown = JSON.parse(text);
   if (name.endsWith(".conflist")) return listShape.parse(value);
   const { cniVersion, name: network, ...plugin } = singleShape.parse(value);
-  return { cniVersion, name: network, plugins: [{ ...plugin, name: network, cniVersion }] };
+  return { cniVersion, name: network, plugins: [plugin] };
 }
 
 function problemOf(error: unknown): string {

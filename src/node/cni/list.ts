@@ -13,6 +13,8 @@ export function listText({ never, namespaces, pods }: Asking): string {
 
 /** Changes come in bursts, and each list is written and synced as a whole. */
 const settleMs = 50;
+/** A full disk has room again without a word. */
+const retryMs = 5_000;
 
 /**
  * Keeps the list of who asks for the mesh, for the plugin to decide by while no agent answers. It lies in the state
@@ -35,7 +37,11 @@ export class AskingList {
 
   /** Writes soon what has changed: once for many changes. */
   changed(): void {
-    this.#cancel ??= this.clock.schedule(settleMs, () => {
+    this.#schedule(settleMs);
+  }
+
+  #schedule(delayMs: number): void {
+    this.#cancel ??= this.clock.schedule(delayMs, () => {
       this.#cancel = undefined;
       this.#writing = this.#writing.then(() => this.#write());
     });
@@ -70,6 +76,7 @@ export class AskingList {
       this.#written = text;
     } catch (error) {
       this.log.error("list for the CNI plugin not written", { path: this.path, error: messageOf(error) });
+      this.#schedule(retryMs);
     }
   }
 }
