@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::{AccessRecord, Metrics, TelemetryError};
+use crate::{AccessRecord, Metrics, RequestRecord, TelemetryError};
 
 /// Records that may wait for the writer.
 const QUEUE_RECORDS: usize = 8_192;
@@ -49,6 +49,7 @@ pub enum AccessLogTarget {
 
 enum Message {
     Record(Box<AccessRecord>),
+    Request(Box<RequestRecord>),
     /// Answered once everything before it is written.
     Flush(SyncSender<()>),
 }
@@ -115,8 +116,17 @@ impl AccessLog {
 
     /// Hands a record to the writer, or counts it as dropped: never waits.
     pub fn write(&self, record: AccessRecord) {
+        self.send(Message::Record(Box::new(record)));
+    }
+
+    /// The same for a request's.
+    pub fn write_request(&self, record: RequestRecord) {
+        self.send(Message::Request(Box::new(record)));
+    }
+
+    fn send(&self, message: Message) {
         let Some(queue) = &self.queue else { return };
-        match queue.try_send(Message::Record(Box::new(record))) {
+        match queue.try_send(message) {
             Ok(()) => {}
             Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {
                 self.metrics.access_record_dropped(1);
@@ -172,16 +182,27 @@ impl Writer {
                     AccessLogFormat::Text => record.write_text(&mut self.batch),
                     AccessLogFormat::Json | AccessLogFormat::Off => record.write_json(&mut self.batch),
                 }
-                self.records += 1;
-                if self.batch.len() >= BATCH_BYTES {
-                    self.write_batch();
+                self.taken();
+            }
+            Message::Request(record) => {
+                match self.format {
+                    AccessLogFormat::Text => record.write_text(&mut self.batch),
+                    AccessLogFormat::Json | AccessLogFormat::Off => record.write_json(&mut self.batch),
                 }
+                self.taken();
             }
             Message::Flush(done) => {
                 self.write_batch();
                 // Whoever waited may have given up.
                 let _ = done.try_send(());
             }
+        }
+    }
+
+    fn taken(&mut self) {
+        self.records += 1;
+        if self.batch.len() >= BATCH_BYTES {
+            self.write_batch();
         }
     }
 

@@ -108,11 +108,12 @@ fn millis<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S:
     serializer.serialize_u64(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))
 }
 
-/// "outbound" at the source, "inbound" at the destination.
+/// "outbound" at the source, "inbound" at the destination, "waypoint" between them.
 pub(crate) const fn direction(reporter: Reporter) -> &'static str {
     match reporter {
         Reporter::Source => "outbound",
         Reporter::Destination => "inbound",
+        Reporter::Waypoint => "waypoint",
     }
 }
 
@@ -162,25 +163,30 @@ impl AccessRecord {
     pub fn write_text(&self, out: &mut Vec<u8>) {
         let mut json = Vec::with_capacity(512);
         self.write_json(&mut json);
-        let Ok(Pairs(fields)) = serde_json::from_slice(&json) else { return };
-        let mut line = String::with_capacity(512);
-        for (key, value) in fields {
-            if !line.is_empty() {
-                line.push(' ');
-            }
-            // Debug of a str escapes quotes and control characters: one record stays one line.
-            let _ = match value {
-                serde_json::Value::String(text) => write!(line, "{key}={text:?}"),
-                serde_json::Value::Array(items) => {
-                    let items: Vec<&str> = items.iter().filter_map(|item| item.as_str()).collect();
-                    write!(line, "{key}={:?}", items.join(","))
-                }
-                other => write!(line, "{key}=\"{other}\""),
-            };
-        }
-        out.extend_from_slice(line.as_bytes());
-        out.push(b'\n');
+        write_pairs(&json, out);
     }
+}
+
+/// One JSON object as `key="value"` pairs and a line feed.
+pub(crate) fn write_pairs(json: &[u8], out: &mut Vec<u8>) {
+    let Ok(Pairs(fields)) = serde_json::from_slice(json) else { return };
+    let mut line = String::with_capacity(512);
+    for (key, value) in fields {
+        if !line.is_empty() {
+            line.push(' ');
+        }
+        // Debug of a str escapes quotes and control characters: one record stays one line.
+        let _ = match value {
+            serde_json::Value::String(text) => write!(line, "{key}={text:?}"),
+            serde_json::Value::Array(items) => {
+                let items: Vec<&str> = items.iter().filter_map(|item| item.as_str()).collect();
+                write!(line, "{key}={:?}", items.join(","))
+            }
+            other => write!(line, "{key}=\"{other}\""),
+        };
+    }
+    out.extend_from_slice(line.as_bytes());
+    out.push(b'\n');
 }
 
 /// An object's members in their order.

@@ -64,7 +64,8 @@ impl Live {
         let (from_client, to_client) = (self.from_client.load(Relaxed), self.to_client.load(Relaxed));
         match self.info.labels.reporter {
             Reporter::Source => (from_client, to_client),
-            Reporter::Destination => (to_client, from_client),
+            // A waypoint speaks for the service.
+            Reporter::Destination | Reporter::Waypoint => (to_client, from_client),
         }
     }
 }

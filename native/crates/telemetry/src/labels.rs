@@ -13,6 +13,7 @@ use crate::ResponseFlags;
 pub enum Reporter {
     Source,
     Destination,
+    Waypoint,
 }
 
 impl Reporter {
@@ -20,6 +21,7 @@ impl Reporter {
         match self {
             Reporter::Source => "source",
             Reporter::Destination => "destination",
+            Reporter::Waypoint => "waypoint",
         }
     }
 }
@@ -101,7 +103,7 @@ pub(crate) struct SeriesKey {
 
 const UNKNOWN: &str = "unknown";
 
-fn put(encoder: &mut LabelSetEncoder<'_>, prefix: &str, name: &str, value: &str) -> fmt::Result {
+pub(crate) fn put(encoder: &mut LabelSetEncoder<'_>, prefix: &str, name: &str, value: &str) -> fmt::Result {
     let mut label = encoder.encode_label();
     let mut key = label.encode_label_key()?;
     key.write_str(prefix)?;
@@ -130,21 +132,24 @@ fn put_workload(
     put(encoder, prefix, "zone", text(|w| &w.zone))
 }
 
+impl TrafficLabels {
+    /// All but the protocol, the flags and the security policy.
+    pub(crate) fn put(&self, encoder: &mut LabelSetEncoder<'_>) -> fmt::Result {
+        put(encoder, "", "reporter", self.reporter.as_str())?;
+        put_workload(encoder, "source_", self.source.as_deref(), self.source_principal.as_deref())?;
+        let principal = self.destination_principal.as_deref();
+        put_workload(encoder, "destination_", self.destination.as_deref(), principal)?;
+        let service = self.destination_service.as_deref();
+        put(encoder, "", "destination_service", service.map_or("", |s| &s.hostname))?;
+        put(encoder, "", "destination_service_name", service.map_or("", |s| &s.name))?;
+        put(encoder, "", "destination_service_namespace", service.map_or("", |s| &s.namespace))
+    }
+}
+
 impl EncodeLabelSet for SeriesKey {
     fn encode(&self, encoder: &mut LabelSetEncoder<'_>) -> fmt::Result {
         let labels = &self.labels;
-        put(encoder, "", "reporter", labels.reporter.as_str())?;
-        put_workload(encoder, "source_", labels.source.as_deref(), labels.source_principal.as_deref())?;
-        put_workload(
-            encoder,
-            "destination_",
-            labels.destination.as_deref(),
-            labels.destination_principal.as_deref(),
-        )?;
-        let service = labels.destination_service.as_deref();
-        put(encoder, "", "destination_service", service.map_or("", |s| &s.hostname))?;
-        put(encoder, "", "destination_service_name", service.map_or("", |s| &s.name))?;
-        put(encoder, "", "destination_service_namespace", service.map_or("", |s| &s.namespace))?;
+        labels.put(encoder)?;
         put(encoder, "", "request_protocol", "tcp")?;
         put(encoder, "", "response_flags", self.flags.as_str())?;
         put(encoder, "", "connection_security_policy", labels.security_policy.as_str())

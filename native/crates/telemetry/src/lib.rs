@@ -10,6 +10,8 @@ mod labels;
 pub mod logging;
 mod metrics;
 mod reason;
+mod request_record;
+mod requests;
 mod rfc3339;
 mod traffic;
 
@@ -19,6 +21,8 @@ pub use connection::{ByteCount, ConnectionInfo, ConnectionRecord, ConnectionSnap
 pub use labels::{Reporter, SecurityPolicy, ServiceLabels, TrafficLabels, WorkloadLabels};
 pub use metrics::Metrics;
 pub use reason::{Reason, ResponseFlags};
+pub use request_record::RequestRecord;
+pub use requests::{RequestLabels, RequestProtocol, RequestTelemetry, RequestTotals};
 pub use rfc3339::{parse_rfc3339, rfc3339_millis, rfc3339_seconds};
 
 /// What can go wrong while telemetry is set up. Nothing here fails once it runs: it counts instead.
