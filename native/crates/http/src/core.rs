@@ -2,7 +2,7 @@
 
 mod attempts;
 
-use crate::authorization::{Facts, Policies};
+use crate::authorization::{Facts, HttpFacts, Policies};
 use crate::body::{RequestBody, ResponseBody, grpc_status};
 use crate::exchange::Exchange;
 use crate::filters::{self, Filter, Outgoing, Seen, Step};
@@ -238,7 +238,8 @@ impl<W: World> Core<W> {
         exchange: &mut Exchange<W>,
     ) -> Result<(), Reply> {
         let authority = admitted.authority.as_str().to_ascii_lowercase();
-        let facts = Facts { caller: downstream.caller(), request, authority: &authority };
+        let http = Some(HttpFacts { request, authority: &authority });
+        let facts = Facts { caller: downstream.caller(), port: downstream.port(), http };
         let verdict = self.policies.judge(downstream.scopes(), &facts);
         exchange.reported = verdict.reported.iter().map(|policy| policy.key.text().clone()).collect();
         exchange.policy = verdict.decision.explanation();

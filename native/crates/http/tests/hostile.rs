@@ -226,8 +226,8 @@ async fn times_are_kept() {
     let attempt = Some(wire::HttpTimeouts { backend_request_ms: Some(50), ..Default::default() });
     let idle = Some(wire::HttpTimeouts { idle_ms: Some(50), ..Default::default() });
     for (address, timeouts, want, cause) in [
-        (stuck, request.clone(), 504, Cause::RequestTimeout),
-        (stuck, attempt.clone(), 504, Cause::UpstreamTimeout),
+        (stuck, request, 504, Cause::RequestTimeout),
+        (stuck, attempt, 504, Cause::UpstreamTimeout),
         (stalls, request, 200, Cause::RequestTimeout),
         (stalls, attempt, 200, Cause::RequestTimeout),
         (stalls, idle, 200, Cause::ResponseBroken),

@@ -9,7 +9,7 @@ mod decode;
 mod policy;
 
 pub use decode::Scope;
-pub use policy::{Action, Caller, Decision, Facts, Policy};
+pub use policy::{Action, Caller, Decision, Facts, HttpFacts, Policy};
 
 use hashbrown::HashMap;
 use meltemi_types::meltemi as wire;

@@ -109,13 +109,26 @@ pub struct Caller {
     pub remote_ip: IpAddr,
 }
 
-/// A request that is judged.
+/// A request that is judged, or a connection whose bytes nobody looks into.
 #[derive(Debug, Clone, Copy)]
 pub struct Facts<'a> {
     pub caller: &'a Caller,
+    /// That was connected to.
+    pub port: u16,
+    pub http: Option<HttpFacts<'a>>,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub struct HttpFacts<'a> {
     pub request: RequestView<'a>,
     /// In lower case, with its port if it has one.
     pub authority: &'a str,
+}
+
+/// What a rule asks of a request holds for no connection that is allowed by it, and for every one that is
+/// denied by it: what is not looked into may restrict, never permit.
+fn unseen<T>(action: Action, wanted: &Wanted<T>) -> bool {
+    wanted.is_empty() || action != Action::Allow
 }
 
 impl Policy {
@@ -134,7 +147,7 @@ impl Rule {
     fn matches(&self, action: Action, facts: &Facts<'_>) -> bool {
         (self.sources.is_empty() || self.sources.iter().any(|source| source.matches(action, facts.caller)))
             && (self.operations.is_empty()
-                || self.operations.iter().any(|operation| operation.matches(facts)))
+                || self.operations.iter().any(|operation| operation.matches(action, facts)))
             && self.conditions.iter().all(|condition| condition.matches(action, facts))
     }
 }
@@ -163,13 +176,19 @@ impl Source {
 }
 
 impl Operation {
-    fn matches(&self, facts: &Facts<'_>) -> bool {
-        let request = &facts.request;
-        self.ports.holds(|port| *port == request.port)
-            && self.methods.holds(|want| want.matches(request.method.as_str().as_bytes()))
+    fn matches(&self, action: Action, facts: &Facts<'_>) -> bool {
+        if !self.ports.holds(|port| *port == facts.port) {
+            return false;
+        }
+        let Some(HttpFacts { request, authority }) = &facts.http else {
+            return unseen(action, &self.hosts)
+                && unseen(action, &self.methods)
+                && unseen(action, &self.paths);
+        };
+        self.methods.holds(|want| want.matches(request.method.as_str().as_bytes()))
             && self.paths.holds(|want| want.matches(request.path.as_bytes()))
             && self.hosts.holds(|host| {
-                let text = if host.with_port { facts.authority } else { request.host };
+                let text = if host.with_port { authority } else { request.host };
                 host.text.matches(text.as_bytes())
             })
     }
@@ -179,16 +198,19 @@ impl Condition {
     fn matches(&self, action: Action, facts: &Facts<'_>) -> bool {
         let identity = facts.caller.identity.as_ref();
         match self {
-            Self::Header(name, wanted) => match joined(facts.request.headers, name) {
-                Some(value) => wanted.holds(|want| want.matches(&value)),
-                // A header that is absent has none of the excluded values.
-                None => wanted.any.is_empty(),
+            Self::Header(name, wanted) => match &facts.http {
+                None => unseen(action, wanted),
+                Some(http) => match joined(http.request.headers, name) {
+                    Some(value) => wanted.holds(|want| want.matches(&value)),
+                    // A header that is absent has none of the excluded values.
+                    None => wanted.any.is_empty(),
+                },
             },
             Self::SourceIp(wanted) => wanted.holds(|range| range.contains(facts.caller.source_ip)),
             Self::RemoteIp(wanted) => wanted.holds(|range| range.contains(facts.caller.remote_ip)),
             Self::SourceNamespace(wanted) => wanted.holds_proven(action, identity, namespace),
             Self::SourcePrincipal(wanted) => wanted.holds_proven(action, identity, principal),
-            Self::Port(wanted) => wanted.holds(|port| *port == facts.request.port),
+            Self::Port(wanted) => wanted.holds(|port| *port == facts.port),
             Self::Claim(wanted) => wanted.holds_proven(action, None::<()>, |_, ()| false),
         }
     }

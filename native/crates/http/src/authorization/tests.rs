@@ -60,7 +60,8 @@ fn ask(
         source_namespace: "web",
         port: 80,
     };
-    let facts = Facts { caller: &caller, request, authority: "cart.example:80" };
+    let facts =
+        Facts { caller: &caller, port: 80, http: Some(HttpFacts { request, authority: "cart.example:80" }) };
     policies.judge(&[Scope::Waypoint], &facts).decision
 }
 
@@ -215,5 +216,35 @@ fn a_policy_that_is_not_understood_closes_what_it_is_for() {
         policies.apply([], &[name.to_owned()]);
         apply();
         assert!(!get(&policies, None, "/"), "{field}: open");
+    }
+}
+
+/// A connection whose requests are not seen: rules that ask for something of a request never allow it, and
+/// deny it if the rest holds.
+#[test]
+fn connections_are_judged_by_what_is_known_of_them() {
+    let ip: IpAddr = "10.0.0.7".parse().unwrap();
+    let caller =
+        Caller { identity: Some("spiffe://td/ns/web/sa/a".parse().unwrap()), source_ip: ip, remote_ip: ip };
+    let ask = |message: &HttpAuthorization, port| {
+        let policies = Policies::default();
+        policies.synced();
+        assert_eq!(put(&policies, message), []);
+        let facts = Facts { caller: &caller, port, http: None };
+        policies.judge(&[Scope::Waypoint], &facts).decision.is_allowed()
+    };
+    let source = SourceMatch { principals: texts(&["td/ns/web/sa/a"]), ..Default::default() };
+    let ports = OperationMatch { ports: vec![5432], ..Default::default() };
+    let paths = OperationMatch { ports: vec![5432], paths: texts(&["/x"]), ..Default::default() };
+    for (action, operation, port, want) in [
+        (Wire::Allow, &ports, 5432, true),
+        (Wire::Allow, &ports, 80, false),
+        (Wire::Allow, &paths, 5432, false),
+        (Wire::Deny, &ports, 5432, false),
+        (Wire::Deny, &paths, 5432, false),
+        (Wire::Deny, &paths, 80, true),
+    ] {
+        let message = policy("p", action, vec![rule(Some(source.clone()), Some(operation.clone()))]);
+        assert_eq!(ask(&message, port), want, "{action:?} {operation:?} {port}");
     }
 }
