@@ -110,23 +110,19 @@ export async function startContainerd(
 
 const cgroups = "/sys/fs/cgroup";
 const prefix = "meltemi-cni-";
-const staleMs = 10 * 60_000;
-
-/** A parent for the sandboxes' cgroups that no other run has. */
+/** A parent for the sandboxes' cgroups. */
 export const cgroupParent = (random: string): string => `/${prefix}${random}`;
 
 /**
- * Removes our cgroups below every hierarchy: of this run, and those that a killed one has left. A cgroup with
- * processes in it cannot be removed, and stays.
+ * Removes our cgroups below every hierarchy: of this run, and those that a killed one has left. Those with processes
+ * in them, of a run beside this one, cannot be removed.
  */
-export function removeCgroups(own: string): void {
+export function removeCgroups(): void {
   for (const hierarchy of readdirSync(cgroups)) {
     const root = join(cgroups, hierarchy);
     if (!statSync(root).isDirectory()) continue;
-    for (const name of readdirSync(root).filter((one) => one.startsWith(prefix))) {
-      const path = join(root, name);
-      if (`/${name}` === own || Date.now() - statSync(path).mtimeMs > staleMs) removeTree(path);
-    }
+    for (const name of readdirSync(root).filter((one) => one.startsWith(prefix)))
+      removeTree(join(root, name));
   }
 }
 

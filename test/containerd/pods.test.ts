@@ -124,7 +124,7 @@ if (reason !== undefined) {
       [node.pid, (await node.dataPlanePid) ?? 0].map((pid) => readdirSync(`/proc/${pid}/fd`).length);
 
     beforeAll(async () => {
-      removeCgroups(parent);
+      removeCgroups();
       server = createServer((socket) => {
         const from = socket.remoteAddress?.replace("::ffff:", "") ?? "";
         socket.on("error", () => undefined);
@@ -161,7 +161,7 @@ if (reason !== undefined) {
       server.close();
       for (const shim of shims()) process.kill(Number(shim), "SIGKILL");
       await eventually("the shims to end", () => shims().length === 0);
-      removeCgroups(parent);
+      removeCgroups();
     }, 60_000);
 
     it("starts and stops a hundred pods, in the mesh and not, and nothing of them is left", async () => {
