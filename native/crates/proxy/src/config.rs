@@ -97,6 +97,12 @@ struct Flags {
     handshake_timeout_ms: u64,
     #[arg(long, default_value_t = 300_000)]
     pool_idle_ms: u64,
+    /// A connection that one end has closed its output of is ended after passing nothing for this long; 0: never.
+    #[arg(long, default_value_t = 300_000)]
+    half_closed_timeout_ms: u64,
+    /// Any connection is ended after passing nothing for this long; 0: never.
+    #[arg(long, default_value_t = 0)]
+    idle_timeout_ms: u64,
     #[arg(long, default_value_t = 86_400)]
     certificate_ttl_s: u64,
     /// Ask discovery only for what is needed.
@@ -139,6 +145,12 @@ pub(crate) struct Config {
     pub(crate) handshake_timeout: Duration,
     #[serde(rename = "pool_idle_ms", serialize_with = "as_millis")]
     pub(crate) pool_idle: Duration,
+    /// Absent: never.
+    #[serde(rename = "half_closed_timeout_ms", serialize_with = "as_optional_millis")]
+    pub(crate) half_closed_timeout: Option<Duration>,
+    /// Absent: never.
+    #[serde(rename = "idle_timeout_ms", serialize_with = "as_optional_millis")]
+    pub(crate) idle_timeout: Option<Duration>,
     #[serde(rename = "certificate_ttl_s", serialize_with = "as_seconds")]
     pub(crate) certificate_ttl: Duration,
     pub(crate) on_demand: bool,
@@ -239,6 +251,8 @@ impl Flags {
                 self.handshake_timeout_ms,
             )?),
             pool_idle: Duration::from_millis(positive("--pool-idle-ms", self.pool_idle_ms)?),
+            half_closed_timeout: unless_zero(self.half_closed_timeout_ms),
+            idle_timeout: unless_zero(self.idle_timeout_ms),
             certificate_ttl: Duration::from_secs(positive("--certificate-ttl-s", self.certificate_ttl_s)?),
             on_demand: self.on_demand,
         })
@@ -247,6 +261,10 @@ impl Flags {
 
 fn positive(flag: &str, value: u64) -> Result<u64, String> {
     if value == 0 { Err(format!("{flag} 0: want at least 1")) } else { Ok(value) }
+}
+
+fn unless_zero(ms: u64) -> Option<Duration> {
+    (ms > 0).then(|| Duration::from_millis(ms))
 }
 
 fn name(flag: &str, value: &str) -> Result<(), String> {
@@ -281,6 +299,13 @@ fn as_millis<S: Serializer>(value: &Duration, serializer: S) -> Result<S::Ok, S:
     serializer.serialize_u64(u64::try_from(value.as_millis()).unwrap_or(u64::MAX))
 }
 
+fn as_optional_millis<S: Serializer>(value: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
+    match value {
+        Some(value) => as_millis(value, serializer),
+        None => serializer.serialize_none(),
+    }
+}
+
 fn as_seconds<S: Serializer>(value: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_u64(value.as_secs())
 }
@@ -307,6 +332,8 @@ mod tests {
         assert_eq!(shown["trust_domain"], "cluster.local");
         assert_eq!(shown["drain_timeout_ms"], 10_000);
         assert_eq!(shown["pool_idle_ms"], 300_000);
+        assert_eq!(shown["half_closed_timeout_ms"], 300_000);
+        assert_eq!(shown["idle_timeout_ms"], serde_json::Value::Null);
         assert_eq!(shown["certificate_ttl_s"], 86_400);
         assert_eq!(shown["workers"], 2);
         assert_eq!(shown["access_log"], "json");

@@ -3,7 +3,7 @@ use crate::pod::Pod;
 use meltemi_capture::CaptureError;
 use meltemi_state::{ResolveError, SelectError};
 use meltemi_telemetry::{ConnectionRecord, Reason};
-use meltemi_tunnel::{Cause, ConnectFailureKind, OpenError, RelayEnd};
+use meltemi_tunnel::{Cause, ConnectFailureKind, OpenError, Quiet, RelayEnd};
 use std::sync::Arc;
 
 /// The reason of the closed set, and the text for the access record.
@@ -98,6 +98,16 @@ pub(crate) fn relay_ended(
             pod.node.telemetry.metrics().connection_shed("memory");
             let error = "an application did not read, and this node holds too much for such";
             record.fail(Reason::Reset, error);
+        }
+        RelayEnd::Quiet(quiet) => {
+            let (kind, error) = match quiet {
+                Quiet::HalfClosed(limit) => {
+                    ("half_closed", format!("one end had ended its output, and nothing passed for {limit:?}"))
+                }
+                Quiet::Idle(limit) => ("idle", format!("nothing passed for {limit:?}")),
+            };
+            pod.node.telemetry.metrics().connection_shed(kind);
+            record.fail(Reason::IdleTimeout, error);
         }
     }
 }

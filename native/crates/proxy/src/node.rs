@@ -4,7 +4,7 @@ use meltemi_capture::{HomeNetns, Keepalive};
 use meltemi_identity::{Alpn, CertificateStore};
 use meltemi_state::Mesh;
 use meltemi_telemetry::Telemetry;
-use meltemi_tunnel::Limits;
+use meltemi_tunnel::{Limits, Patience};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,6 +18,8 @@ pub(crate) struct Settings {
     pub(crate) handshake_timeout: Duration,
     pub(crate) drain_timeout: Duration,
     pub(crate) keepalive: Keepalive,
+    /// With connections on which nothing passes.
+    pub(crate) patience: Patience,
     pub(crate) limits: Limits,
 }
 

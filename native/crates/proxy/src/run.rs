@@ -14,7 +14,7 @@ use meltemi_identity::{
 use meltemi_state::{Mesh, MeshOptions};
 use meltemi_telemetry::logging::LogControl;
 use meltemi_telemetry::{AccessLog, Metrics, Telemetry};
-use meltemi_tunnel::Limits;
+use meltemi_tunnel::{Limits, Patience};
 use meltemi_types::discovery::ResourceType;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -125,6 +125,7 @@ fn settings(config: &Config) -> Settings {
         handshake_timeout: config.handshake_timeout,
         drain_timeout: config.drain_timeout,
         keepalive: Keepalive::default(),
+        patience: Patience { half_closed: config.half_closed_timeout, idle: config.idle_timeout },
         limits: Limits {
             idle: config.pool_idle,
             handshake_timeout: config.handshake_timeout,

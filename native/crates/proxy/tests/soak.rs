@@ -13,6 +13,11 @@ use tokio::net::TcpStream;
 const ROUNDS: usize = 20;
 const AT_ONCE: usize = 100;
 
+fn pod(name: &'static str, last: u8, node: &'static str, hbone: bool) -> PodSpec {
+    let ip = Ipv4Addr::new(10, 77, 0, last);
+    PodSpec { name, ip, account: name, node, hbone, services: Vec::new(), policies: Vec::new() }
+}
+
 /// Answers the first byte, then behaves as it says.
 fn application(pod: &Pod) {
     let listener = pod.listen(8080);
@@ -92,15 +97,6 @@ async fn quiet(proxy: &Proxy) {
 #[test]
 fn connections_that_end_in_every_way_leave_nothing_behind() {
     sandbox::run("connections_that_end_in_every_way_leave_nothing_behind", || async {
-        let pod = |name, last, node, hbone| PodSpec {
-            name,
-            ip: Ipv4Addr::new(10, 77, 0, last),
-            account: name,
-            node,
-            hbone,
-            services: Vec::new(),
-            policies: Vec::new(),
-        };
         let world =
             World::make(vec![pod("a", 2, "n1", true), pod("b", 3, "n2", true), pod("w", 4, "n3", false)]);
         let proxies = [world.proxy("n1").await, world.proxy("n2").await];
@@ -152,5 +148,54 @@ fn connections_that_end_in_every_way_leave_nothing_behind() {
             .await;
             assert_eq!(proxy.records().len(), written);
         }
+    });
+}
+
+const HALF_CLOSED: usize = 1000;
+
+#[test]
+fn half_closed_connections_end_and_leave_nothing_behind() {
+    sandbox::run("half_closed_connections_end_and_leave_nothing_behind", || async {
+        let world =
+            World::make(vec![pod("a", 2, "n1", true), pod("b", 3, "n2", true), pod("w", 4, "n3", false)]);
+        let flags = ["--half-closed-timeout-ms", "2000", "--pool-idle-ms", "1000"];
+        let proxies = [world.proxy_with("n1", &flags).await, world.proxy_with("n2", &flags).await];
+        let (a, b, w) = (world.pod("a"), world.pod("b"), world.pod("w"));
+        application(b);
+        application(w);
+        let ways = [(a, b), (a, w), (w, b)];
+        for (from, to) in ways {
+            round(from, to.at(8080)).await;
+        }
+        for proxy in &proxies {
+            quiet(proxy).await;
+        }
+        let before: Vec<_> = proxies.iter().map(|proxy| (descriptors(proxy), resident(proxy))).collect();
+        // The application ends its output (2), and waits for an end that the client never tells.
+        let mut held = Vec::new();
+        for (from, to) in ways {
+            for _ in 0..HALF_CLOSED / ways.len() {
+                let mut stream = from.connect(to.at(8080)).await.unwrap();
+                stream.write_u8(2).await.unwrap();
+                assert_eq!(soon("answer", stream.read_u8()).await.unwrap(), 2);
+                held.push(stream);
+            }
+        }
+        for (proxy, (descriptors_before, resident_before)) in proxies.iter().zip(before) {
+            quiet(proxy).await;
+            soon("descriptors", async {
+                while descriptors(proxy) > descriptors_before {
+                    tokio::task::yield_now().await;
+                }
+            })
+            .await;
+            let grown = resident(proxy).saturating_sub(resident_before);
+            assert!(grown < 8192, "{grown} KiB more than before");
+            proxy.record("idle_timeout", |record| record["reason"] == "idle_timeout").await;
+            let metrics = proxy.get("/metrics").await.as_str().unwrap().to_owned();
+            assert!(metrics.contains("meltemi_connections_shed_total{reason=\"half_closed\"}"), "{metrics}");
+        }
+        // Where a tunnel lay between, the first proxy to lose patience told the other by a reset.
+        drop(held);
     });
 }

@@ -199,8 +199,8 @@ impl Metrics {
         self.accept_failures.inc();
     }
 
-    /// `reason`: "pod_full" (refused: the pod has as many as it may) or "memory" (ended: its application did
-    /// not read, and too much was held for such).
+    /// `reason`: "pod_full" (refused: the pod has as many as it may), "memory" (ended: its application did not
+    /// read, and too much was held for such), "half_closed" or "idle" (ended: nothing passed for long).
     pub fn connection_shed(&self, reason: &'static str) {
         self.connections_shed.get_or_create(&ReasonLabel { reason }).inc();
     }

@@ -25,7 +25,7 @@ pub use headers::{Baggage, Refusal, TraceParent, forwarded, parse_forwarded_clie
 pub use io::TunnelIo;
 pub use limits::Limits;
 pub use pool::{Connector, Pool, PoolKey};
-pub use relay::{Cause, Meter, RelayEnd, relay_tcp, relay_tunnel};
+pub use relay::{Cause, Meter, Patience, Quiet, RelayEnd, relay_tcp, relay_tunnel};
 pub use server::{Incoming, serve};
 pub use stream::TunnelStream;
 

@@ -1,7 +1,7 @@
 //! Applications that do not read cost the process no more than its budget, and only themselves.
 #![allow(clippy::unwrap_used, reason = "a test")]
 mod support;
-use meltemi_tunnel::{Budget, Limits, RelayEnd, relay_tunnel};
+use meltemi_tunnel::{Budget, Limits, Patience, RelayEnd, relay_tunnel};
 use socket2::SockRef;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -39,7 +39,12 @@ async fn narrow(mesh: &Mesh, to: SocketAddr) -> (TcpStream, JoinHandle<RelayEnd>
     SockRef::from(&client).set_recv_buffer_size(4096).unwrap();
     SockRef::from(&proxied).set_send_buffer_size(4096).unwrap();
     let mut stream = mesh.open(to).await;
-    (client, tokio::spawn(async move { relay_tunnel(&proxied, &mut stream, &Unmetered).await }))
+    (
+        client,
+        tokio::spawn(
+            async move { relay_tunnel(&proxied, &mut stream, &Unmetered, Patience::default()).await },
+        ),
+    )
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,6 +1,6 @@
 //! What an application sees of a connection that is carried in a tunnel.
 mod support;
-use meltemi_tunnel::{Limits, relay_tcp};
+use meltemi_tunnel::{Limits, Patience, relay_tcp};
 use socket2::SockRef;
 use std::io::ErrorKind;
 use std::time::Duration;
@@ -198,7 +198,8 @@ async fn readers_that_stall_slow_no_one_else() {
 async fn sockets_are_relayed_without_a_tunnel_as_well() {
     let (mut client, first) = pair().await;
     let (mut server, second) = pair().await;
-    let relay = tokio::spawn(async move { relay_tcp(&first, &second, &Unmetered).await });
+    let relay =
+        tokio::spawn(async move { relay_tcp(&first, &second, &Unmetered, Patience::default()).await });
     client.write_all(b"ping").await.unwrap();
     client.shutdown().await.unwrap();
     let mut asked = String::new();

@@ -102,7 +102,7 @@ async fn carry(
             reset_on_close(tcp);
             reset_on_close(upstream);
         }
-        end = relay_tcp(tcp, upstream, &meter) => {
+        end = relay_tcp(tcp, upstream, &meter, pod.node.settings.patience) => {
             relay_ended(pod, record, &end, "client", "application");
         }
     }

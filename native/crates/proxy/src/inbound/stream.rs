@@ -210,7 +210,7 @@ async fn carry(
             stream.reset();
             reset_on_close(&tcp);
         }
-        end = relay_tunnel(&tcp, &mut stream, &meter) => {
+        end = relay_tunnel(&tcp, &mut stream, &meter, pod.node.settings.patience) => {
             relay_ended(pod, record, &end, "application", "client");
         }
     }

@@ -72,7 +72,7 @@ async fn carry(pod: &Arc<Pod>, tcp: TcpStream, reached: Reached, mut record: Con
         record.fail(pod.stopped(), "the pod is no longer served");
         return reset_on_close(&tcp);
     }
-    let meter = FromClient(record.bytes());
+    let (meter, patience) = (FromClient(record.bytes()), pod.node.settings.patience);
     let ended = match reached.upstream {
         Upstream::Tunnel(mut stream) => {
             tokio::select! {
@@ -83,7 +83,7 @@ async fn carry(pod: &Arc<Pod>, tcp: TcpStream, reached: Reached, mut record: Con
                     reset_on_close(&tcp);
                     Err(closed)
                 }
-                end = relay_tunnel(&tcp, &mut stream, &meter) => Ok(end),
+                end = relay_tunnel(&tcp, &mut stream, &meter, patience) => Ok(end),
             }
         }
         Upstream::Plain(upstream) => {
@@ -95,7 +95,7 @@ async fn carry(pod: &Arc<Pod>, tcp: TcpStream, reached: Reached, mut record: Con
                     reset_on_close(&tcp);
                     Err(closed)
                 }
-                end = relay_tcp(&tcp, &upstream, &meter) => Ok(end),
+                end = relay_tcp(&tcp, &upstream, &meter, patience) => Ok(end),
             }
         }
     };

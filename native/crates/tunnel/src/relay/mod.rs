@@ -4,9 +4,11 @@
 //! on the other. A connection that breaks on one side is reset on the other. Nothing is held while
 //! nothing passes: buffers are taken when a socket is readable and go back when written.
 
+mod patience;
 mod tcp;
 mod tunnel;
 
+pub use patience::{Patience, Quiet};
 pub use tcp::relay_tcp;
 pub use tunnel::relay_tunnel;
 
@@ -32,6 +34,8 @@ pub enum RelayEnd {
     SecondReset(Cause),
     /// The process holds too much for applications that do not read; both were reset.
     Overloaded,
+    /// Nothing passed for too long; both were reset.
+    Quiet(Quiet),
 }
 
 /// What broke.

@@ -1,5 +1,6 @@
 //! TCP sockets as ends of a relay.
-use super::{Cause, Meter, RelayEnd};
+use super::patience::Watch;
+use super::{Cause, Meter, Patience, RelayEnd};
 use crate::buffers::{Read, ReadSize, read_once};
 use bytes::{Buf, Bytes};
 use socket2::SockRef;
@@ -138,7 +139,7 @@ impl Direction {
         cx: &mut Context<'_>,
         from: &TcpStream,
         to: &TcpStream,
-        count: impl Fn(usize),
+        mut count: impl FnMut(usize),
     ) -> Poll<Result<(), Fault>> {
         loop {
             if !self.queue.is_empty() {
@@ -165,16 +166,30 @@ impl Direction {
     }
 }
 
-/// Relays between two sockets until both directions have ended or one end broke. Cancel safe in that
-/// nothing is lost that was not already on its way; the caller then resets both.
-pub async fn relay_tcp(first: &TcpStream, second: &TcpStream, meter: &impl Meter) -> RelayEnd {
+/// Relays between two sockets until both directions have ended, one end broke, or nothing passed for longer
+/// than `patience` allows. Cancel safe in that nothing is lost that was not already on its way; the caller
+/// then resets both.
+pub async fn relay_tcp(
+    first: &TcpStream,
+    second: &TcpStream,
+    meter: &impl Meter,
+    patience: Patience,
+) -> RelayEnd {
     let mut forward = Direction::default();
     let mut back = Direction::default();
     let mut first_broken = pin!(broken(first));
     let mut second_broken = pin!(broken(second));
+    let mut watch = Watch::new(patience);
+    let mut passed = 0;
     let end = poll_fn(|cx| {
-        let there = forward.poll(cx, first, second, |n| meter.forward(n));
-        let here = back.poll(cx, second, first, |n| meter.back(n));
+        let there = forward.poll(cx, first, second, |n| {
+            passed += n as u64;
+            meter.forward(n);
+        });
+        let here = back.poll(cx, second, first, |n| {
+            passed += n as u64;
+            meter.back(n);
+        });
         match (&there, &here) {
             (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => return Poll::Ready(RelayEnd::Finished),
             (Poll::Pending | Poll::Ready(Ok(())), Poll::Pending | Poll::Ready(Ok(()))) => {}
@@ -190,11 +205,16 @@ pub async fn relay_tcp(first: &TcpStream, second: &TcpStream, meter: &impl Meter
         {
             return Poll::Ready(RelayEnd::SecondReset(Cause::Socket(error)));
         }
-        Poll::Pending
+        let half_closed = forward.ended || back.ended;
+        watch.poll(cx, passed + u64::from(half_closed), half_closed).map(RelayEnd::Quiet)
     })
     .await;
     match &end {
         RelayEnd::Finished | RelayEnd::Overloaded => {}
+        RelayEnd::Quiet(_) => {
+            break_off(first);
+            break_off(second);
+        }
         RelayEnd::FirstReset(_) => break_off(second),
         RelayEnd::SecondReset(_) => break_off(first),
     }

@@ -1,6 +1,7 @@
 //! Relay between a TCP socket and a stream of a tunnel.
+use super::patience::Watch;
 use super::tcp::{break_off, broken, end_output, poll_read, poll_write};
-use super::{Cause, Meter, RelayEnd};
+use super::{Cause, Meter, Patience, RelayEnd};
 use crate::TunnelStream;
 use crate::budget::Share;
 use crate::buffers::ReadSize;
@@ -49,13 +50,13 @@ impl Forward {
         cx: &mut Context<'_>,
         tcp: &TcpStream,
         send: &mut SendStream<Bytes>,
-        meter: &impl Meter,
+        mut count: impl FnMut(usize),
     ) -> Poll<Result<(), Fault>> {
         loop {
             if !self.pending.is_empty() {
                 let capacity = ready!(poll_capacity(cx, send, self.pending.len()))?;
                 let piece = self.pending.split_to(capacity.min(self.pending.len()));
-                meter.forward(piece.len());
+                count(piece.len());
                 send.send_data(piece, false)?;
                 continue;
             }
@@ -144,7 +145,7 @@ impl Back {
         cx: &mut Context<'_>,
         receive: &mut RecvStream,
         tcp: &TcpStream,
-        meter: &impl Meter,
+        mut count: impl FnMut(usize),
     ) -> Poll<Result<(), Fault>> {
         loop {
             self.gather(cx, receive);
@@ -172,7 +173,7 @@ impl Back {
             self.queued -= written;
             self.stalled = false;
             self.share.taken(written, self.queued, self.queue.len());
-            meter.back(written);
+            count(written);
             // The peer may send as much again only now, when the application took it: an application
             // that does not read stops its own connection and no other.
             receive.flow_control().release_capacity(written)?;
@@ -216,21 +217,36 @@ impl Back {
     }
 }
 
-/// Relays between a socket (first) and a tunnel's stream (second) until both directions have ended or
-/// one end broke. When cancelled the caller resets both.
-pub async fn relay_tunnel(tcp: &TcpStream, stream: &mut TunnelStream, meter: &impl Meter) -> RelayEnd {
+/// Relays between a socket (first) and a tunnel's stream (second) until both directions have ended, one end
+/// broke, or nothing passed for longer than `patience` allows. When cancelled the caller resets both.
+pub async fn relay_tunnel(
+    tcp: &TcpStream,
+    stream: &mut TunnelStream,
+    meter: &impl Meter,
+    patience: Patience,
+) -> RelayEnd {
     let mut forward = Forward::default();
     let mut back = Back::new(stream.budget.share());
     let mut tcp_broken = pin!(broken(tcp));
     let TunnelStream { send, receive, .. } = stream;
+    let mut watch = Watch::new(patience);
+    let mut passed = 0;
     let end = poll_fn(|cx| {
         // What came before a reset is delivered before it.
-        let here = match back.poll(cx, receive, tcp, meter) {
+        let back_polled = back.poll(cx, receive, tcp, |n| {
+            passed += n as u64;
+            meter.back(n);
+        });
+        let here = match back_polled {
             Poll::Ready(Err(fault)) => return Poll::Ready(fault.into()),
             Poll::Ready(Ok(())) => true,
             Poll::Pending => false,
         };
-        let there = match forward.poll(cx, tcp, send, meter) {
+        let forward_polled = forward.poll(cx, tcp, send, |n| {
+            passed += n as u64;
+            meter.forward(n);
+        });
+        let there = match forward_polled {
             Poll::Ready(Err(fault)) => return Poll::Ready(fault.into()),
             Poll::Ready(Ok(())) => true,
             Poll::Pending => false,
@@ -243,7 +259,8 @@ pub async fn relay_tunnel(tcp: &TcpStream, stream: &mut TunnelStream, meter: &im
         {
             return Poll::Ready(RelayEnd::FirstReset(Cause::Socket(error)));
         }
-        Poll::Pending
+        let half_closed = forward.ended || back.ended;
+        watch.poll(cx, passed + u64::from(half_closed), half_closed).map(RelayEnd::Quiet)
     })
     .await;
     match &end {
@@ -254,7 +271,7 @@ pub async fn relay_tunnel(tcp: &TcpStream, stream: &mut TunnelStream, meter: &im
             stream.reset();
         }
         RelayEnd::SecondReset(_) => break_off(tcp),
-        RelayEnd::Overloaded => {
+        RelayEnd::Overloaded | RelayEnd::Quiet(_) => {
             break_off(tcp);
             stream.reset();
         }

@@ -1,8 +1,8 @@
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used, reason = "each test binary uses its part")]
 //! Two proxies without TLS on loopback: what this crate sees of a mesh.
 use meltemi_tunnel::{
-    Cause, ConnectFailure, ConnectFailureKind, Connector, Incoming, Limits, Meter, OpenRequest, Pool,
-    PoolKey, RelayEnd, TraceParent, TunnelStream, relay_tunnel, serve,
+    Cause, ConnectFailure, ConnectFailureKind, Connector, Incoming, Limits, Meter, OpenRequest, Patience,
+    Pool, PoolKey, RelayEnd, TraceParent, TunnelStream, relay_tunnel, serve,
 };
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -82,7 +82,7 @@ impl Mesh {
         let (client, proxied) = pair().await;
         let mut stream = self.open(application).await;
         tokio::spawn(async move {
-            relay_tunnel(&proxied, &mut stream, &Unmetered).await;
+            relay_tunnel(&proxied, &mut stream, &Unmetered, Patience::default()).await;
         });
         client
     }
@@ -122,7 +122,7 @@ async fn to_application(mut incoming: Incoming) {
         return;
     };
     let mut stream = incoming.accept().unwrap();
-    relay_tunnel(&tcp, &mut stream, &Unmetered).await;
+    relay_tunnel(&tcp, &mut stream, &Unmetered, Patience::default()).await;
 }
 
 /// Two connected sockets.
@@ -151,7 +151,7 @@ where
 
 pub fn reset_cause(end: &RelayEnd) -> Option<&Cause> {
     match end {
-        RelayEnd::Finished | RelayEnd::Overloaded => None,
+        RelayEnd::Finished | RelayEnd::Overloaded | RelayEnd::Quiet(_) => None,
         RelayEnd::FirstReset(cause) | RelayEnd::SecondReset(cause) => Some(cause),
     }
 }
