@@ -28,11 +28,18 @@ function readMethod(report: Report, path: string, text: string): StringMatch | u
   return match;
 }
 
-/** `{*}` and `{**}` are Istio's path templates: not matched yet, and a literal reading would be another rule. */
+/** `{*}` is one segment, `{**}` any number of them, at the end only where it is the last (Istio's path templates). */
+const template = /^(\/(\{\*\}|\{\*\*\}|[^/{}*]+))+$/;
+
+/** Templates are read by waypoints: in a policy of a waypoint they stay as they are. */
 function readPath(report: Report, path: string, text: string): StringMatch | undefined {
-  if (text.includes("{*}") || text.includes("{**}")) {
-    const hint = "write a prefix such as /api/*, or list the paths";
-    report.error(path, { value: text, message: "path templates are not supported yet", hint });
+  if (text.includes("{") || text.includes("}")) {
+    if (template.test(text) && text.split("{**}").length <= 2) return { type: "exact", value: text };
+    report.error(path, {
+      value: text,
+      message: "is not a path template",
+      hint: "segments between slashes, {*} for any one and one {**} for any number, such as /shops/{*}/cart",
+    });
     return undefined;
   }
   const match = readPattern(report, path, text);
