@@ -5,8 +5,13 @@ import { callUnixJson } from "../platform/unix-http-client.js";
 import type { NodeTarget, Target } from "./run-directory.js";
 
 /** One answer, checked. Throws `unavailable` when nobody answers, `internal` when the answer is not as documented. */
-export async function ask<T>(socketPath: string, path: string, shape: z.ZodType<T>): Promise<T> {
-  const answer = await callUnixJson({ socketPath, path });
+export async function ask<T>(
+  socketPath: string,
+  path: string,
+  shape: z.ZodType<T>,
+  timeoutMs?: number,
+): Promise<T> {
+  const answer = await callUnixJson({ socketPath, path, ...(timeoutMs === undefined ? {} : { timeoutMs }) });
   const parsed = shape.safeParse(answer);
   if (parsed.success) return parsed.data;
   throw new MeltemiError(
@@ -54,11 +59,12 @@ export async function askNodes<T>(
   target: Target,
   path: string,
   shape: z.ZodType<T>,
+  timeoutMs?: number,
 ): Promise<NodeAnswers<T>> {
   const results = await Promise.all(
     target.nodes.map(async (node) => {
       try {
-        return { node, value: await ask(node.admin, path, shape) };
+        return { node, value: await ask(node.admin, path, shape, timeoutMs) };
       } catch (error) {
         return { node, error };
       }

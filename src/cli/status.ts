@@ -1,8 +1,8 @@
 /** `meltemi status`: is it running, on which nodes, and what is wrong. */
 import { z } from "zod";
-import { messageOf } from "../domain/error.js";
+import { MeltemiError, messageOf } from "../domain/error.js";
 import { formatProblem, type Problem } from "../domain/problem.js";
-import { ask, askNodes } from "./ask.js";
+import { ask, askNodes, type NodeAnswers } from "./ask.js";
 import type { Target } from "./run-directory.js";
 import { controlStatusShape, nodeStatusShape, problemShape } from "./shapes.js";
 import { age, orDash } from "./table.js";
@@ -10,6 +10,7 @@ import type { Section, View } from "./view.js";
 
 type ControlStatus = z.infer<typeof controlStatusShape>;
 type NodeStatus = z.infer<typeof nodeStatusShape>;
+type NodeStatusAnswers = NodeAnswers<NodeStatus>;
 
 function controlPlaneSection(status: ControlStatus, nowMs: number): Section {
   return {
@@ -97,25 +98,37 @@ function problemNotes(problems: readonly Problem[]): string[] {
   return left > 0 ? [...lines, `and ${left} more; all of them: meltemi status -o json`] : lines;
 }
 
-export async function statusView(target: Target, nowMs: number): Promise<View> {
-  const notes: string[] = [];
-  let control: ControlStatus | undefined;
-  let problems: z.infer<typeof problemShape>[] = [];
-  if (target.controlPlane) {
-    try {
-      control = await ask(target.controlPlane.admin, "/status", controlStatusShape);
-      problems = await ask(target.controlPlane.admin, "/problems", z.array(problemShape));
-    } catch (error) {
-      if (target.nodes.length === 0) throw error;
-      notes.push(`control plane: ${messageOf(error)}`);
-    }
+/** Whoever asks for the status wants to know who does not answer, and not to wait for it. */
+const statusTimeoutMs = 1_500;
+
+interface ControlAnswer {
+  readonly control?: ControlStatus;
+  readonly problems: z.infer<typeof problemShape>[];
+  readonly notes: readonly string[];
+}
+
+async function askControlPlane(target: Target): Promise<ControlAnswer> {
+  if (!target.controlPlane) return { problems: [], notes: [] };
+  const { admin } = target.controlPlane;
+  try {
+    const control = await ask(admin, "/status", controlStatusShape, statusTimeoutMs);
+    return { control, problems: await ask(admin, "/problems", z.array(problemShape)), notes: [] };
+  } catch (error) {
+    if (target.nodes.length === 0) throw error;
+    const hint = error instanceof MeltemiError && error.hint ? ` ${error.hint}` : "";
+    return { problems: [], notes: [`control plane does not answer: ${messageOf(error)}${hint}`] };
   }
-  const { answers, notes: nodeNotes } = await askNodes(target, "/status", nodeStatusShape).catch(
-    (error: unknown) => {
-      if (!control) throw error;
-      return { answers: [], notes: [messageOf(error)] };
-    },
+}
+
+export async function statusView(target: Target, nowMs: number): Promise<View> {
+  const asked = askNodes(target, "/status", nodeStatusShape, statusTimeoutMs).catch(
+    (error: unknown) => error,
   );
+  const { control, problems, notes } = await askControlPlane(target);
+  const told = await asked;
+  if (told instanceof Error && !control) throw told;
+  const { answers, notes: nodeNotes } =
+    told instanceof Error ? { answers: [], notes: [messageOf(told)] } : (told as NodeStatusAnswers);
   const nodes = answers.map(({ value }) => value);
   return {
     data: { control_plane: control ?? null, nodes, problems },

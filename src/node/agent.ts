@@ -99,7 +99,7 @@ export async function runAgent(
     { native, files, clock, random, log, dataPlanes: zds, observer: metrics },
   );
   const relay = assembleRelay(options, paths, platform, {
-    listen: listen(paths.xds, "xds"),
+    listen: { ...listen(paths.xds, "xds"), onMalformed: () => metrics.peerMalformed("xds") },
     registry: metrics.registry,
     hosts: (namespace, serviceAccount) => pods.hosts(namespace, serviceAccount),
     onCertificate: (result) => metrics.certificateRelayed(result),

@@ -8,6 +8,7 @@ import {
   type ServiceError,
 } from "@grpc/grpc-js";
 import { existsSync } from "node:fs";
+import { connect } from "node:net";
 import { join } from "node:path";
 import { describe, expect, it, onTestFinished } from "vitest";
 import { scratchDirectory } from "../../test/helpers/scratch.js";
@@ -39,6 +40,7 @@ function served(allow = true): {
   ended: Promise<void>;
   path: string;
   refused: unknown[];
+  malformed: () => number;
 } {
   const path = join(scratchDirectory(), "xds.sock");
   const server = new Server();
@@ -52,6 +54,7 @@ function served(allow = true): {
   });
   const abort = new AbortController();
   const refused: unknown[] = [];
+  let malformed = 0;
   const { ended } = serveUnixGrpc(server, {
     native: loadNative(),
     clock: systemClock,
@@ -59,6 +62,7 @@ function served(allow = true): {
     signal: abort.signal,
     allow: () => allow,
     onRefused: (peer) => refused.push(peer),
+    onMalformed: () => malformed++,
     onError: () => undefined,
   });
   const client = new Client(unixTarget(path), credentials.createInsecure());
@@ -67,7 +71,7 @@ function served(allow = true): {
     abort.abort();
     server.forceShutdown();
   });
-  return { client, abort, ended, path, refused };
+  return { client, abort, ended, path, refused, malformed: () => malformed };
 }
 
 function shout(client: Client, word: string): Promise<string | undefined> {
@@ -119,5 +123,37 @@ describe("gRPC over a Unix socket", () => {
     const { client, refused } = served(false);
     await expect(shout(client, "x")).rejects.toMatchObject({ code: status.UNAVAILABLE });
     expect(refused.length).toBeGreaterThan(0);
+  });
+
+  it.each([
+    ["bytes of another protocol", "GET / HTTP/1.1\r\nhost: x\r\n\r\n"],
+    ["bytes of none", "\u0000\u0001\u0002"],
+    ["a preface without settings", `PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n${"x".repeat(9)}`],
+  ])("closes and counts %s, and serves others", async (_, bytes) => {
+    const { client, path, malformed } = served();
+    const peer = connect(path);
+    const closed = new Promise((resolve) => peer.once("close", resolve));
+    peer.on("error", () => undefined);
+    peer.write(bytes);
+    await closed;
+    expect(malformed()).toBe(1);
+    expect(await shout(client, "still")).toBe("STILL");
+  });
+
+  it("takes a beginning that comes in pieces, and does not count who hangs up before it", async () => {
+    const { path, client, malformed } = served();
+    const gone = connect(path);
+    await new Promise((resolve) => gone.once("connect", resolve));
+    gone.destroy();
+    const slow = connect(path);
+    const settings = Buffer.from([0, 0, 0, 4, 0, 0, 0, 0, 0]);
+    const answered = new Promise<Buffer>((resolve) => slow.once("data", resolve));
+    for (const byte of Buffer.concat([Buffer.from("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"), settings])) {
+      await new Promise((resolve) => slow.write(Buffer.from([byte]), resolve));
+    }
+    expect((await answered)[3]).toBe(4);
+    expect(await shout(client, "on")).toBe("ON");
+    expect(malformed()).toBe(0);
+    slow.destroy();
   });
 });

@@ -115,7 +115,11 @@ function open(call: UnixHttpCall, timeout: AbortSignal): Promise<IncomingMessage
 function failure(call: UnixHttpCall, error: unknown, timeout: AbortSignal): MeltemiError {
   const where = `${call.method ?? "GET"} ${call.path} on ${call.socketPath}`;
   if (timeout.aborted)
-    return new MeltemiError("unavailable", `${where}: no answer in time.`, { cause: error });
+    return new MeltemiError(
+      "unavailable",
+      `${where}: no answer within ${call.timeoutMs ?? defaultTimeoutMs} ms.`,
+      { hint: "The process is there and does not answer: is it stopped, or overloaded?", cause: error },
+    );
   const code = (error as NodeJS.ErrnoException).code;
   if (code === "ENOENT" || code === "ECONNREFUSED") {
     return new MeltemiError("unavailable", `${where}: nobody serves this socket.`, {

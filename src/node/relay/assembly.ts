@@ -3,7 +3,6 @@ import type { Clock } from "../../platform/clock.js";
 import type { Files } from "../../platform/files.js";
 import type { Logger } from "../../platform/logger.js";
 import type { Random } from "../../platform/random.js";
-import type { UnixListenOptions } from "../../platform/unix-accept.js";
 import { callUnixJson } from "../../platform/unix-http-client.js";
 import { DiscoveryHub } from "../../xds/delta-stream.js";
 import { DiscoveryMetrics } from "../../xds/discovery-metrics.js";
@@ -12,7 +11,7 @@ import { agentLimits as limits, type agentPaths, type AgentOptions } from "../ag
 import { CertificateRelay } from "./certificate-relay.js";
 import { DiscoveryRelay } from "./discovery-relay.js";
 import { LastGoodFile } from "./last-good.js";
-import { serveRelay } from "./server.js";
+import { serveRelay, type RelayListenOptions } from "./server.js";
 import { TrustWatch } from "./trust-watch.js";
 import { connectUpstream, parseControlPlane } from "./upstream.js";
 
@@ -24,7 +23,7 @@ export interface RelayPlatform {
 }
 
 export interface RelaySurroundings {
-  readonly listen: UnixListenOptions;
+  readonly listen: RelayListenOptions;
   readonly registry: Registry;
   readonly hosts: (namespace: string, serviceAccount: string) => boolean;
   readonly onCertificate: (result: "issued" | "refused" | "failed") => void;

@@ -6,11 +6,14 @@ import { discoveryServerOptions, type DiscoveryService } from "../../xds/discove
 import { discoveryServiceDefinition } from "../../xds/wire.js";
 import type { CertificateRelay } from "./certificate-relay.js";
 
+/** Also told of connections that are no HTTP/2. */
+export type RelayListenOptions = UnixListenOptions & { readonly onMalformed: () => void };
+
 /** Serves `xds.sock`: discovery and certificates for the node's data planes. The kernel vouches for the peer. */
 export function serveRelay(
   discovery: DiscoveryService,
   certificates: CertificateRelay,
-  listen: UnixListenOptions,
+  listen: RelayListenOptions,
 ): { readonly ended: Promise<void> } {
   const server = new Server(discoveryServerOptions);
   server.addService(discoveryServiceDefinition, discovery.implementation);
