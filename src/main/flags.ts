@@ -36,3 +36,10 @@ export function parseLogFormat(flag: string, value: string): "json" | "text" {
   if (value !== "json" && value !== "text") throw bad(flag, value, "json or text");
   return value;
 }
+
+/** One of a few words. */
+export function parseChoice<T extends string>(flag: string, value: string, choices: readonly T[]): T {
+  const choice = choices.find((one) => one === value);
+  if (choice === undefined) throw bad(flag, value, choices.join(", "));
+  return choice;
+}

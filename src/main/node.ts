@@ -1,8 +1,11 @@
 /** `meltemi node`: flags to one typed object, the real platform, signals. */
 import { join, resolve } from "node:path";
 import type { Command } from "commander";
+import { MeltemiError } from "../domain/error.js";
+import { redirectModes } from "../node/capture/support.js";
 import type { AgentOptions } from "../node/agent-options.js";
 import { runAgent } from "../node/agent.js";
+import { whenUnknownRules } from "../node/cni/chain.js";
 import { systemClock, type Clock } from "../platform/clock.js";
 import { systemFiles } from "../platform/files.js";
 import { createLogger, defaultLogFormat, parseLogLevel, type Logger } from "../platform/logger.js";
@@ -10,7 +13,8 @@ import { loadNative } from "../platform/native.js";
 import { keepHeapSmall } from "../platform/small-heap.js";
 import { systemRandom } from "../platform/random.js";
 import { FileSource } from "../sources/files/file-source.js";
-import { parseDnsName, parseListen, parseLogFormat } from "./flags.js";
+import { parseChoice, parseDnsName, parseListen, parseLogFormat } from "./flags.js";
+import { redirectModeHelp } from "./redirect-mode.js";
 import { readVersion } from "./version.js";
 
 type Flags = Readonly<Record<string, string | boolean | undefined>>;
@@ -28,8 +32,23 @@ export function addNodeFlags(command: Command): Command {
     .option("--cluster-id <id>", "name of this cluster", "Kubernetes")
     .option("--network <name>", "network of this node", "")
     .option("--proxy <path>", "the data plane's program; without it another one is expected to connect")
+    .option("--redirect-mode <mode>", redirectModeHelp, "auto")
+    .option("--bpf-dir <dir>", "where BPF programs and maps are pinned (RUN_DIR/bpf)")
     .option("--metrics-address <host:port>", "where /metrics is served, or none", "0.0.0.0:15020")
     .option("--ready-address <host:port>", "where /healthz/ready is served, or none", "0.0.0.0:15021")
+    .option("--cni-socket <path>", "where the CNI plugin asks, or none", "none")
+    .option("--cni-bin-dir <dir>", "the runtime's CNI plugins: ours is installed there; or none", "none")
+    .option(
+      "--cni-conf-dir <dir>",
+      "the runtime's network configurations: ours is chained there; or none",
+      "none",
+    )
+    .option(
+      "--cni-kubernetes <file>",
+      "how the plugin may ask the API while no agent answers, or none",
+      "none",
+    )
+    .option("--cni-when-unknown <rule>", "a pod that nobody knows: retry, namespace or allow", "retry")
     .option("--leave-data-plane", "on a clean exit leave data plane and capture in place, for the next agent")
     .option("--log-level <level>", "trace, debug, info, warn or error", "info")
     .option("--log-format <format>", "json or text (text on a terminal)");
@@ -55,12 +74,31 @@ export function readNodeOptions(flags: Flags): AgentOptions {
     clusterId: text("clusterId"),
     network: text("network"),
     proxy: proxy === "" ? undefined : resolve(proxy),
+    redirectMode: parseChoice("--redirect-mode", text("redirectMode"), redirectModes),
+    bpfDir: resolve(text("bpfDir") || join(text("runDir"), "bpf")),
     metricsAddress: parseListen("--metrics-address", text("metricsAddress")),
     readyAddress: parseListen("--ready-address", text("readyAddress")),
+    cni: readCniOptions(text),
     leaveDataPlane: flags["leaveDataPlane"] === true,
     logLevel: parseLogLevel(text("logLevel")),
     logFormat: format === "" ? defaultLogFormat(process.stdout) : parseLogFormat("--log-format", format),
   };
+}
+
+/** `none`, or left out, everywhere: no plugin is served. */
+function readCniOptions(text: (name: string) => string): AgentOptions["cni"] {
+  const path = (name: string): string | undefined => {
+    const value = text(name);
+    return value === "none" || value === "" ? undefined : resolve(value);
+  };
+  const [socket, binDir, confDir] = [path("cniSocket"), path("cniBinDir"), path("cniConfDir")];
+  const whenUnknown = parseChoice("--cni-when-unknown", text("cniWhenUnknown") || "retry", whenUnknownRules);
+  const kubernetes = path("cniKubernetes");
+  if (socket !== undefined) return { socket, binDir, confDir, whenUnknown, kubernetes };
+  if (binDir === undefined && confDir === undefined) return undefined;
+  throw new MeltemiError("bad_input", "--cni-socket is none, and --cni-bin-dir or --cni-conf-dir is not", {
+    hint: "an installed plugin asks the agent at its socket: name one, as /run/meltemi/cni.sock",
+  });
 }
 
 /** This node's pods. A file that is broken when the machine starts must not take its pods out of the mesh. */

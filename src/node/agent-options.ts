@@ -1,6 +1,8 @@
 import { join } from "node:path";
 import type { LogLevel } from "../platform/logger.js";
 import type { ListenAddress } from "./admin/tcp.js";
+import type { RedirectMode } from "./capture/support.js";
+import type { CniOptions } from "./cni/assembly.js";
 
 /** The agent's flags (docs/node-interfaces.md, "Agent's command line"), once, as one typed object. */
 export interface AgentOptions {
@@ -16,10 +18,15 @@ export interface AgentOptions {
   readonly network: string;
   /** The data plane's program; undefined: another one will connect, and is not supervised. */
   readonly proxy: string | undefined;
+  readonly redirectMode: RedirectMode;
+  /** Where the node's BPF programs and maps are pinned. */
+  readonly bpfDir: string;
   readonly metricsAddress: ListenAddress | undefined;
   readonly readyAddress: ListenAddress | undefined;
   /** On a clean exit the data plane and the capture stay, for an agent that comes after (an upgrade). */
   readonly leaveDataPlane: boolean;
+  /** Undefined: no CNI plugin is served. */
+  readonly cni: CniOptions | undefined;
   readonly logLevel: LogLevel;
   readonly logFormat: "json" | "text";
 }
@@ -35,8 +42,10 @@ export function agentPaths({ runDir, stateDir }: Pick<AgentOptions, "runDir" | "
     proxyAdmin: join(runDir, "proxy-admin.sock"),
     proxyControl: join(runDir, "proxy-control.sock"),
     captured: join(runDir, "captured.json"),
+    sandboxes: join(runDir, "sandboxes.json"),
     pidFile: join(runDir, "proxy.json"),
     lastGood: join(stateDir, "last-good.json"),
+    cniList: join(stateDir, "cni-list.json"),
     logs: join(stateDir, "logs"),
     proxyLog: join(stateDir, "logs", "proxy.log"),
   };

@@ -18,6 +18,8 @@ import { AgentMonitor } from "./admin/monitor.js";
 import { adminHandler, controlHandler } from "./admin/handlers.js";
 import { metricsPages, readyPages, servePages } from "./admin/tcp.js";
 import { agentLimits as limits, agentPaths, type AgentOptions } from "./agent-options.js";
+import { assembleCni, type CniPart } from "./cni/assembly.js";
+import { assembleCaptures } from "./capture/assembly.js";
 import { assembleEnrolment } from "./enrol/assembly.js";
 import type { NodePods } from "./enrol/node-pods.js";
 import { KeySafe } from "./keys/safe.js";
@@ -86,6 +88,16 @@ export async function runAgent(
     ackTimeoutMs: limits.ackTimeoutMs,
     onMalformed: () => metrics.peerMalformed("zds"),
   });
+  const captures = await assembleCaptures(
+    {
+      node: options.node,
+      redirectMode: options.redirectMode,
+      bpfDir: options.bpfDir,
+      dataPlaneRegisters: options.proxy !== undefined,
+      verifyIntervalMs: limits.verifyIntervalMs,
+    },
+    { native, clock, random, log, onHostRepair: (part) => metrics.hostRepaired(part) },
+  );
   const pods = await assembleEnrolment(
     {
       node: options.node,
@@ -96,15 +108,31 @@ export async function runAgent(
       captureGraceMs: limits.captureGraceMs,
       drainTimeoutMs: limits.drainTimeoutMs,
     },
-    { native, files, clock, random, log, dataPlanes: zds, observer: metrics },
+    { native, files, clock, random, log, dataPlanes: zds, observer: metrics, captures },
   );
+  const cni =
+    options.cni &&
+    assembleCni(
+      options.cni,
+      paths,
+      {
+        native,
+        files,
+        clock,
+        log,
+        pods,
+        onAnswer: (verb, result) => metrics.cniAnswered(verb, result),
+      },
+      listen(options.cni.socket, "cni"),
+    );
   const relay = assembleRelay(options, paths, platform, {
     listen: { ...listen(paths.xds, "xds"), onMalformed: () => metrics.peerMalformed("xds") },
     registry: metrics.registry,
     hosts: (namespace, serviceAccount) => pods.hosts(namespace, serviceAccount),
     onCertificate: (result) => metrics.certificateRelayed(result),
   });
-  const supervisor = superviseProxy(options, platform, metrics, () => relay.dataPlaneStarted());
+  const bpfDir = captures.choice.guard === "bpf" ? options.bpfDir : "none";
+  const supervisor = superviseProxy(options, platform, metrics, bpfDir, () => relay.dataPlaneStarted());
   const safe = new KeySafe({
     memfdSeals: (fd) => native.memfdSeals(fd),
     sizeBytes: (fd) => fstatSync(fd).size,
@@ -127,17 +155,20 @@ export async function runAgent(
     clock,
     log,
   });
-  monitor.watch({ pods, zds, relay: relay.discovery, supervisor });
+  monitor.watch({ pods, captures, zds, relay: relay.discovery, supervisor });
 
   /** Ends what must not outlive a failure. */
   const failed = new AbortController();
   const running: Promise<unknown>[] = [];
   let supervising: Promise<void> | undefined;
   try {
+    await cni?.load();
     running.push(
+      Promise.resolve(cni?.run(servers.signal)),
       keys.run(native.PacketListener.bind(paths.keys, 0o600), servers.signal),
       relay.run(servers.signal),
       serveAdmin(monitor, listen),
+      captures.hostProbes.run(servers.signal),
     );
     for (const [address, pages] of [
       [options.metricsAddress, metricsPages(() => monitor.exposition())],
@@ -169,14 +200,18 @@ export async function runAgent(
     // A part that fails ends the wait; parts that end well do not.
     await Promise.race([sourcing, Promise.all(running).then(() => sourcing)]);
     await supervising;
-    await leave(options, pods, supervisor);
+    await leave(options, pods, supervisor, cni);
+    if (!options.leaveDataPlane) captures.end();
   } catch (error) {
     // As if killed, for what serves traffic: the next agent takes it over. A data plane that knows of no pod serves none.
     failed.abort();
     await Promise.allSettled([supervising]);
     await pods.abandonAll();
     if (monitor.isConfigured) supervisor?.release();
-    else await supervisor?.undo();
+    else {
+      await supervisor?.undo();
+      captures.end();
+    }
     throw error;
   } finally {
     servers.abort();
@@ -190,6 +225,7 @@ async function leave(
   options: AgentOptions,
   pods: NodePods,
   supervisor: DataPlaneSupervisor | undefined,
+  cni: CniPart | undefined,
 ): Promise<void> {
   if (options.leaveDataPlane) {
     await pods.abandonAll();
@@ -197,6 +233,7 @@ async function leave(
     return;
   }
   await pods.leaveAll();
+  await cni?.uninstall();
   await supervisor?.stop();
 }
 
@@ -204,6 +241,7 @@ function superviseProxy(
   options: AgentOptions,
   platform: AgentPlatform,
   metrics: NodeMetrics,
+  bpfDir: string,
   onAnswering: () => void,
 ): DataPlaneSupervisor | undefined {
   if (options.proxy === undefined) return undefined;
@@ -212,7 +250,7 @@ function superviseProxy(
   return new DataPlaneSupervisor(
     {
       command: options.proxy,
-      args: proxyArguments(options),
+      args: proxyArguments(options, bpfDir),
       ownArguments: ["--run-dir", options.runDir],
       env: proxyEnvironment,
       logFile: paths.proxyLog,

@@ -89,7 +89,7 @@ export class NodeAgents {
   }
 
   #arguments(node: DesiredNode): string[] {
-    const { runDir, stateDir, config, proxy, externalDataPlanes, controlPlane } = this.#options;
+    const { runDir, stateDir, config, proxy, externalDataPlanes, controlPlane, redirectMode } = this.#options;
     // Nodes in one namespace would all want the same ports, and so would a foreign data plane: there, the
     // agent's metrics are on the node's socket only.
     const external = externalDataPlanes.has(node.name);
@@ -101,7 +101,7 @@ export class NodeAgents {
       ...["--control-plane-root", join(controlPlane.runDir, "root-cert.pem")],
       ...["--token-file", join(stateDir, "tokens", node.name)],
       ...["--trust-domain", controlPlane.trustDomain, "--cluster-id", controlPlane.clusterId],
-      ...["--network", controlPlane.network],
+      ...["--network", controlPlane.network, "--redirect-mode", redirectMode],
       ...(external ? [] : ["--proxy", proxy]),
       ...[
         "--metrics-address",

@@ -4,6 +4,9 @@ import { join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import type { Command } from "commander";
 import { MeltemiError } from "../../domain/error.js";
+import { redirectModes, type RedirectMode } from "../../node/capture/support.js";
+import { parseChoice } from "../flags.js";
+import { redirectModeHelp } from "../redirect-mode.js";
 import { addMeshFlags, readControlPlaneOptions, type ControlPlaneOptions } from "../control-plane/options.js";
 
 export interface StandaloneOptions {
@@ -16,6 +19,7 @@ export interface StandaloneOptions {
   readonly proxy: string;
   /** Nodes whose data plane somebody else starts: it connects to the agent's sockets. */
   readonly externalDataPlanes: ReadonlySet<string>;
+  readonly redirectMode: RedirectMode;
   /** Print the logs of all processes too. */
   readonly logs: boolean;
   /** How this program starts itself: the interpreter, and the script. */
@@ -28,6 +32,7 @@ type Flags = Readonly<Record<string, string | boolean | readonly string[] | unde
 export function addStandaloneFlags(command: Command): Command {
   return addMeshFlags(command)
     .option("--proxy <path>", "the data plane's program (that of this build)")
+    .option("--redirect-mode <mode>", redirectModeHelp, "auto")
     .option("--external-data-plane <node...>", "do not start these nodes' data planes: others will connect")
     .option("--logs", "print the logs of all processes");
 }
@@ -72,6 +77,7 @@ export function readStandaloneOptions(flags: Flags, environment: NodeJS.ProcessE
     config: mesh.config,
     proxy,
     externalDataPlanes: new Set(Array.isArray(flags["externalDataPlane"]) ? flags["externalDataPlane"] : []),
+    redirectMode: parseChoice("--redirect-mode", texts["redirectMode"] ?? "auto", redirectModes),
     logs: flags["logs"] === true,
     self: [process.execPath, process.argv[1] ?? ""],
     path: environment["PATH"] ?? "/usr/sbin:/usr/bin:/sbin:/bin",

@@ -2,6 +2,7 @@ import type { Clock } from "../../platform/clock.js";
 import type { Logger } from "../../platform/logger.js";
 import { callUnixHttp, callUnixJson } from "../../platform/unix-http-client.js";
 import { agentPaths, type AgentOptions } from "../agent-options.js";
+import type { Captures } from "../capture/captures.js";
 import type { NodePods } from "../enrol/node-pods.js";
 import { mergeExpositions } from "../metrics/merge.js";
 import { NodeMetrics } from "../metrics/node-metrics.js";
@@ -13,6 +14,7 @@ import { nodeStatus } from "./node-status.js";
 
 export interface Watched {
   readonly pods: NodePods;
+  readonly captures: Captures;
   readonly zds: ZdsServer;
   readonly relay: DiscoveryRelay;
   readonly supervisor: DataPlaneSupervisor | undefined;
@@ -35,6 +37,10 @@ export class AgentMonitor {
     this.paths = agentPaths(options);
     this.metrics = new NodeMetrics({
       podsByState: () => this.#podsByState(),
+      capture: () => {
+        const { mode, guard } = this.#watched?.captures.choice ?? {};
+        return mode === undefined || guard === undefined ? undefined : { mode, guard };
+      },
       dataPlanes: () => this.#watched?.zds.streams.length ?? 0,
       controlPlaneConnected: () => this.#watched?.relay.status.connected ?? false,
       lastGoodAgeSeconds: () => {
@@ -88,6 +94,7 @@ export class AgentMonitor {
       version,
       nowMs: clock.now(),
       pods: watched?.pods.status ?? [],
+      capture: watched?.captures.choice,
       controlPlane: watched?.relay.status ?? {
         connected: false,
         address: this.options.controlPlane,

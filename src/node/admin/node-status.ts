@@ -1,3 +1,4 @@
+import type { Choice } from "../capture/support.js";
 import type { PodStatus } from "../enrol/node-pods.js";
 import type { ControlPlaneStatus } from "../relay/discovery-relay.js";
 import type { DataPlaneStatus } from "../supervise/data-plane.js";
@@ -7,6 +8,8 @@ export interface NodeStatusParts {
   readonly version: string;
   readonly nowMs: number;
   readonly pods: readonly PodStatus[];
+  /** Of new pods, and why; undefined until it is chosen. */
+  readonly capture: Choice | undefined;
   readonly controlPlane: ControlPlaneStatus;
   readonly dataPlane: DataPlaneStatus;
   /** Valid certificates that the data plane holds; undefined where it cannot be asked. */
@@ -19,11 +22,11 @@ const time = (ms: number | undefined): string | undefined =>
 
 /** `GET /status` of docs/node-interfaces.md. */
 export function nodeStatus(parts: NodeStatusParts): unknown {
-  const { node, version, nowMs, pods, controlPlane, dataPlane, certificates, lastGoodMs } = parts;
+  const { node, version, nowMs, pods, capture, controlPlane, dataPlane, certificates, lastGoodMs } = parts;
   return {
     node,
     version,
-    pods: pods.map(({ uid, namespace, name, ip, serviceAccount, state, reason, netns, mode }) => ({
+    pods: pods.map(({ uid, namespace, name, ip, serviceAccount, state, reason, netns, mode, guard }) => ({
       uid,
       namespace,
       name,
@@ -33,7 +36,11 @@ export function nodeStatus(parts: NodeStatusParts): unknown {
       ...(reason === undefined ? {} : { reason }),
       netns,
       mode,
+      guard,
     })),
+    ...(capture === undefined
+      ? {}
+      : { capture: { mode: capture.mode, guard: capture.guard, reason: capture.reason } }),
     control_plane: {
       connected: controlPlane.connected,
       address: controlPlane.address,

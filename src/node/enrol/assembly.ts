@@ -4,13 +4,14 @@ import type { Files } from "../../platform/files.js";
 import type { Logger } from "../../platform/logger.js";
 import type { NativeAddon } from "../../platform/native.js";
 import type { Random } from "../../platform/random.js";
-import { NftablesCapture } from "../capture/nftables.js";
+import type { Captures } from "../capture/captures.js";
 import { netlinkWatch } from "../capture/watch.js";
 import { CapturedRecord } from "./captured.js";
 import { DesiredPods } from "./desired.js";
 import { NodePods } from "./node-pods.js";
 import { Claims, Pairing } from "./pairing.js";
-import type { CaptureObserver, DataPlanes } from "./pod-enrolment.js";
+import type { DataPlanes } from "./pod-enrolment.js";
+import type { CaptureObserver } from "./pod-layers.js";
 import { removeRecorded } from "./recovery.js";
 
 export interface EnrolmentOptions {
@@ -32,6 +33,7 @@ export interface EnrolmentPlatform {
   readonly log: Logger;
   readonly dataPlanes: DataPlanes;
   readonly observer: CaptureObserver;
+  readonly captures: Captures;
 }
 
 /** The node's pods over the real kernel. Reads what an earlier agent has captured. */
@@ -39,7 +41,7 @@ export async function assembleEnrolment(
   options: EnrolmentOptions,
   platform: EnrolmentPlatform,
 ): Promise<NodePods> {
-  const { native, files, clock, random, log, dataPlanes, observer } = platform;
+  const { native, files, clock, random, log, dataPlanes, observer, captures } = platform;
   const captured = new CapturedRecord({
     read: async () => (await files.readIfPresent(options.recordPath))?.toString("utf8"),
     write: (text) => files.writeAtomic(options.recordPath, text),
@@ -47,7 +49,6 @@ export async function assembleEnrolment(
   });
   await captured.load();
   const claims = new Claims();
-  const capture = new NftablesCapture((...call) => native.runInNetns(...call));
   const desired = new DesiredPods({
     node: options.node,
     cluster: options.cluster,
@@ -55,7 +56,7 @@ export async function assembleEnrolment(
   });
   return new NodePods(desired, claims, captured, {
     pairing: new Pairing(native, claims, hostInodes(native)),
-    capture,
+    captures,
     dataPlanes,
     captured,
     observer,
@@ -67,7 +68,7 @@ export async function assembleEnrolment(
     watchedIntervalMs: options.watchedIntervalMs,
     captureGraceMs: options.captureGraceMs,
     drainTimeoutMs: options.drainTimeoutMs,
-    removeRecorded: (key) => removeRecorded(key, captured, native, capture, log),
+    removeRecorded: (key) => removeRecorded(key, captured, native, captures, log),
   });
 }
 

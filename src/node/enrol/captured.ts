@@ -1,11 +1,15 @@
 import { MeltemiError } from "../../domain/error.js";
+import { modeNames, type ModeName } from "../capture/mode.js";
+import { isOriginals, noOriginals } from "../capture/originals.js";
+import type { CaptureRecord } from "../capture/pod-capture.js";
+import type { GuardKind } from "../capture/support.js";
 
 /**
  * Which namespaces carry our capture, on disk: an agent that was killed leaves them captured, and the
  * next one must find those whose pod has left the mesh meanwhile. Written before the rules are set.
  * It lies in the run directory: namespaces and inode numbers do not outlive a reboot either.
  */
-export interface CapturedNamespace {
+export interface CapturedNamespace extends CaptureRecord {
   /** `NAMESPACE/NAME` of the pod. */
   readonly key: string;
   /** The name or path by which the namespace was opened. */
@@ -13,9 +17,16 @@ export interface CapturedNamespace {
   readonly inode: number;
 }
 
-function isCaptured(value: unknown): value is CapturedNamespace {
-  const { key, netns, inode } = (value ?? {}) as Partial<Record<keyof CapturedNamespace, unknown>>;
-  return typeof key === "string" && typeof netns === "string" && typeof inode === "number";
+const guards: ReadonlySet<unknown> = new Set(["bpf", "nftables", "none"] satisfies GuardKind[]);
+const modes: ReadonlySet<unknown> = new Set(modeNames);
+
+/** Reads an entry. One that names no mode is of an agent that had nftables only, and no guard. */
+function readEntry(value: unknown): CapturedNamespace | undefined {
+  const entry = (value ?? {}) as Partial<Record<keyof CapturedNamespace, unknown>>;
+  const { key, netns, inode, mode = "nftables", guard = "none", originals = noOriginals } = entry;
+  if (typeof key !== "string" || typeof netns !== "string" || typeof inode !== "number") return undefined;
+  if (!modes.has(mode) || !guards.has(guard) || !isOriginals(originals)) return undefined;
+  return { key, netns, inode, mode: mode as ModeName, guard: guard as GuardKind, originals };
 }
 
 function parse(text: string): readonly CapturedNamespace[] {
@@ -25,10 +36,11 @@ function parse(text: string): readonly CapturedNamespace[] {
   } catch {
     value = null;
   }
-  if (value?.version === 1 && Array.isArray(value.captured) && value.captured.every(isCaptured))
-    return value.captured;
+  const entries =
+    value?.version === 1 && Array.isArray(value.captured) ? value.captured.map(readEntry) : [undefined];
+  if (entries.every((entry) => entry !== undefined)) return entries;
   throw new MeltemiError("bad_input", "the record of captured namespaces cannot be read", {
-    hint: "it lies in the run directory as captured.json; remove capture with `nft delete table inet meltemi` in the pods it names, then the file",
+    hint: 'it lies in the run directory as captured.json; remove capture in the pods it names (docs/capture.md, "Removing it by hand"), then the file',
   });
 }
 
@@ -66,7 +78,7 @@ export class CapturedRecord {
 
   async set(entry: CapturedNamespace): Promise<void> {
     const present = this.#entries.get(entry.key);
-    if (this.#saved && present?.inode === entry.inode && present.netns === entry.netns) return;
+    if (this.#saved && present !== undefined && JSON.stringify(present) === JSON.stringify(entry)) return;
     this.#entries.set(entry.key, entry);
     await this.#save();
   }

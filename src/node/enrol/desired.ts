@@ -2,6 +2,7 @@ import { asksForMesh, enrolment, type EnrolmentRules, type OutReason } from "../
 import { podUid } from "../../domain/ids.js";
 import type { NamespaceObject, PodObject } from "../../domain/objects.js";
 import type { SourceBatch } from "../../domain/source-event.js";
+import { readOptOuts, type OptOuts } from "../capture/settings.js";
 
 /** A pod of this node that is to be in the mesh. */
 export interface EnrolledPod {
@@ -18,6 +19,8 @@ export interface EnrolledPod {
   readonly netns: string | undefined;
   /** Where the runtime told of the namespace: its inode. A namespace of the same name that has another is not the pod's. */
   readonly netnsInode?: number | undefined;
+  /** What its owner left out of capture. */
+  readonly capture: OptOuts;
 }
 
 /** A pod's sandbox as the runtime's network plugin told of it: what the source learns only once the pod runs. */
@@ -57,6 +60,8 @@ export interface Desired {
   readonly enrolled: ReadonlyMap<string, EnrolledPod>;
   readonly out: ReadonlyMap<string, OutPod>;
 }
+
+const meshNamespaces = ["meltemi-system", "istio-system"] as const;
 
 export interface NodeScope {
   readonly node: string;
@@ -145,6 +150,11 @@ export class DesiredPods {
     };
   }
 
+  /** The namespace whose labels and annotations speak for the whole mesh. */
+  #mesh(): NamespaceObject["meta"] | undefined {
+    return meshNamespaces.map((name) => this.#namespaces.get(name)?.meta).find((meta) => meta !== undefined);
+  }
+
   current(): Desired {
     const enrolled = new Map<string, EnrolledPod>();
     const out = new Map<string, OutPod>();
@@ -161,8 +171,10 @@ export class DesiredPods {
         netns: pod.netns,
       };
       const decision = enrolment(pod, this.#namespaces.get(namespace), this.scope.rules);
-      if (decision.enrolled) enrolled.set(key, { ...common, podUid: pod.meta.uid, netnsInode });
-      else {
+      if (decision.enrolled) {
+        const capture = readOptOuts(pod.meta, this.#namespaces.get(namespace)?.meta, this.#mesh());
+        enrolled.set(key, { ...common, podUid: pod.meta.uid, netnsInode, capture });
+      } else {
         const over = decision.reason === "terminated" || decision.reason === "no_address";
         out.set(key, { ...common, reason: decision.reason, holdsAddress: !over && !pod.hostNetwork });
       }
@@ -175,6 +187,9 @@ export class DesiredPods {
 function sameUid(a: string, b: string): boolean {
   return a === "" || b === "" || a === b;
 }
+
+/** Whether the same is left out of capture. */
+export const sameOptOuts = (a: OptOuts, b: OptOuts): boolean => JSON.stringify(a) === JSON.stringify(b);
 
 /** Whether two readings of a pod name the same running pod, in all that pairing and identity rest on. */
 export function samePod(a: EnrolledPod, b: EnrolledPod): boolean {

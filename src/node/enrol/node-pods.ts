@@ -16,7 +16,9 @@ export interface PodStatus {
   readonly state: ReportedState;
   readonly reason?: string;
   readonly netns: string;
+  /** How it is captured: the redirection, and what stops what came past it. */
   readonly mode: string;
+  readonly guard: string;
 }
 
 /** For how long a reading of the drop counters is good enough. */
@@ -174,16 +176,17 @@ export class NodePods {
   }
 
   get status(): readonly PodStatus[] {
-    const enrolled = [...this.#enrolments.values()].map(({ pod, state }) => ({
+    const enrolled = [...this.#enrolments.values()].map(({ pod, state, capture }) => ({
       ...row(pod),
       ...report(state),
-      mode: this.dependencies.capture.name,
+      ...capture,
     }));
     const out = [...this.#out.values()].map((pod) => ({
       ...row(pod),
       state: "out" as const,
       reason: pod.reason,
       mode: "none",
+      guard: "none",
     }));
     return [...enrolled, ...out].sort((a, b) => (a.uid < b.uid ? -1 : 1));
   }

@@ -3,7 +3,10 @@ import { eventually } from "../../../test/helpers/eventually.js";
 import { RecordingLogger } from "../../../test/helpers/recording-logger.js";
 import { steadyRandom } from "../../../test/helpers/seeded-random.js";
 import { VirtualClock } from "../../../test/helpers/virtual-clock.js";
-import type { CaptureForm, CaptureMode, CaptureState, DropCounts } from "../capture/mode.js";
+import type { CapturedPod, LayerCounts } from "../capture/mode.js";
+import { noOriginals } from "../capture/originals.js";
+import type { Capture, CaptureState } from "../capture/pod-capture.js";
+import { readOptOuts } from "../capture/settings.js";
 import type { ChangeWatch } from "../capture/watch.js";
 import { CapturedRecord } from "./captured.js";
 import type { EnrolledPod } from "./desired.js";
@@ -20,11 +23,13 @@ const podA: EnrolledPod = {
   serviceAccount: "sa",
   ips: ["10.0.0.1"],
   netns: "pa",
+  capture: readOptOuts({ labels: new Map(), annotations: new Map() }, undefined, undefined),
 };
 
 /** Everything around one enrolment, writing what is done to it into one list in the order of happening. */
-class World implements CaptureMode, DataPlanes {
-  readonly name = "nftables";
+class World implements Capture, DataPlanes {
+  readonly mode = "nftables";
+  readonly guardKind = "nftables";
   readonly done: string[] = [];
   readonly clock = new VirtualClock();
   readonly log = new RecordingLogger();
@@ -39,8 +44,9 @@ class World implements CaptureMode, DataPlanes {
   readonly record: string[] = [];
   broken: string[] = [];
   carried = 0;
-  dropped: DropCounts = new Map();
-  seenDrops: ReadonlyMap<string, number> = new Map();
+  counted: LayerCounts = { redirection: new Map(), guard: new Map() };
+  seen: LayerCounts | undefined;
+  settings: CapturedPod["settings"] | undefined;
   acknowledge = true;
   awayMs = 0;
   refusal = "";
@@ -53,17 +59,37 @@ class World implements CaptureMode, DataPlanes {
   #fail: ((text: string) => void) | undefined;
   #recorded: string | undefined;
 
-  async apply(_netns: unknown, form: CaptureForm): Promise<void> {
-    if (this.applyError !== "") throw new Error(this.applyError);
-    this.done.push(`capture ${form}`);
+  guardOf(): "nftables" {
+    return "nftables";
+  }
+  originals(): Promise<typeof noOriginals> {
+    return Promise.resolve(noOriginals);
+  }
+  prepare(pod: CapturedPod, fresh: boolean): Promise<void> {
+    this.settings = pod.settings;
+    this.done.push(fresh ? "guard" : "guard again");
     return Promise.resolve();
   }
-  verify(): Promise<CaptureState> {
-    this.looks += 1;
-    return Promise.resolve({ broken: this.broken.splice(0), drops: this.dropped });
+  async apply(): Promise<void> {
+    if (this.applyError !== "") throw new Error(this.applyError);
+    this.done.push("capture redirecting");
+    return Promise.resolve();
   }
-  drops(): ReturnType<CaptureMode["drops"]> {
-    return Promise.resolve(this.dropped);
+  drain(): Promise<void> {
+    this.done.push("capture draining");
+    return Promise.resolve();
+  }
+  verify(pod: CapturedPod): Promise<CaptureState> {
+    this.looks += 1;
+    this.settings = pod.settings;
+    return Promise.resolve({ broken: this.broken.splice(0), counts: this.counted });
+  }
+  repair(): Promise<void> {
+    this.done.push("repair");
+    return Promise.resolve();
+  }
+  counts(): Promise<LayerCounts> {
+    return Promise.resolve(this.counted);
   }
   remove(): Promise<void> {
     this.done.push("remove");
@@ -116,12 +142,12 @@ class World implements CaptureMode, DataPlanes {
     });
     return new PodEnrolment(podA, {
       pairing: new Pairing(access, claims, []),
-      capture: this,
+      captures: { of: () => this, replace: () => Promise.resolve() },
       dataPlanes: this,
       captured,
       observer: {
         repaired: (_, parts) => this.done.push(`repaired ${parts.join()}`),
-        drops: (_, drops) => (this.seenDrops = drops),
+        counted: (_, counts) => (this.seen = counts),
         forget: () => undefined,
       },
       clock: this.clock,
@@ -162,7 +188,7 @@ describe("a pod's enrolment", () => {
   it("is served before it is captured, and serving only after", async () => {
     const { world, enrolment, phase } = begin();
     await phase("serving");
-    expect(world.done).toEqual([`serve ${podA.workloadUid}`, "capture redirecting"]);
+    expect(world.done).toEqual(["guard", `serve ${podA.workloadUid}`, "capture redirecting"]);
     expect(enrolment.state).toEqual({ phase: "serving", sinceMs: world.clock.now() });
     expect(world.recorded).toContain('"inode":100');
   });
@@ -174,10 +200,10 @@ describe("a pod's enrolment", () => {
     await phase("announcing");
     await eventually("the grace", () => world.clock.nextDelayMs === 2000);
     await world.clock.advance(1999);
-    expect(world.done).toEqual([]);
+    expect(world.done).toEqual(["guard"]);
     world.acknowledge = true;
     await phase("serving");
-    expect(world.done).toEqual([`serve ${podA.workloadUid}`, "capture redirecting"]);
+    expect(world.done).toEqual(["guard", `serve ${podA.workloadUid}`, "capture redirecting"]);
   });
 
   it("is captured without a data plane once the grace is over, watched over, and enrolled when there is one", async () => {
@@ -191,7 +217,7 @@ describe("a pod's enrolment", () => {
       state: "pending",
       reason: expect.stringMatching(/refused/) as string,
     });
-    expect(world.done).toEqual(["capture redirecting"]);
+    expect(world.done).toEqual(["guard", "capture redirecting"]);
     expect(world.recorded).toContain('"inode":100');
     world.broken = ["table missing"];
     await eventually("the next look", () => world.clock.pendingCount > 0);
@@ -222,6 +248,7 @@ describe("a pod's enrolment", () => {
     enrolment.want(undefined);
     await running;
     expect(world.done).toEqual([
+      "guard",
       "capture redirecting",
       "capture draining",
       `withdraw ${podA.workloadUid}`,
@@ -254,12 +281,28 @@ describe("a pod's enrolment", () => {
     await phase("serving");
   });
 
+  it("takes new settings without being paired anew, and does not call that a repair", async () => {
+    const { world, enrolment, phase } = begin();
+    await phase("serving");
+    await eventually("the first look", () => world.looks === 1);
+    expect(world.settings).toMatchObject({ addresses: ["10.0.0.1"], excludeInboundPorts: [] });
+    world.done.length = 0;
+    world.broken = ["table changed"];
+    const annotations = new Map([["meltemi.io/exclude-inbound-ports", "9100"]]);
+    const capture = readOptOuts({ labels: new Map(), annotations }, undefined, undefined);
+    enrolment.want({ ...podA, capture });
+    await eventually("the change", () => world.done.includes("repair"));
+    expect(world.settings).toMatchObject({ excludeInboundPorts: [9100] });
+    expect(world.done).toEqual(["repair"]);
+    expect(enrolment.state.phase).toBe("serving");
+  });
+
   it("tells its drops when asked, between two looks", async () => {
     const { world, enrolment, phase } = begin();
     await phase("serving");
-    world.dropped = new Map([["ipv6_tcp_out", 3]]);
+    world.counted = { redirection: new Map([["unserved", 3]]), guard: new Map() };
     await enrolment.readDrops();
-    expect(world.seenDrops.get("ipv6_tcp_out")).toBe(3);
+    expect(world.seen).toBe(world.counted);
   });
 
   it("looks at its capture seldom where the kernel tells of changes, and as often as at its pairing where it does not", async () => {
@@ -312,6 +355,7 @@ describe("a pod's enrolment", () => {
     await eventually("it to serve again", () => world.done.includes("capture redirecting"));
     expect(world.done).toEqual([
       `withdraw ${podA.workloadUid}`,
+      "guard again",
       `serve ${podA.workloadUid}`,
       "capture redirecting",
     ]);
@@ -327,6 +371,7 @@ describe("a pod's enrolment", () => {
       "capture draining",
       `withdraw ${podA.workloadUid}`,
       "remove",
+      "guard",
       `serve ${podA.workloadUid}`,
       "capture redirecting",
     ]);
@@ -395,7 +440,7 @@ describe("a pod's enrolment", () => {
     world.broken = ["table missing"];
     await world.clock.advance(1000);
     await eventually("the repair", () => world.done.length === 2);
-    expect(world.done).toEqual(["capture redirecting", "repaired table missing"]);
+    expect(world.done).toEqual(["repair", "repaired table missing"]);
   });
 
   it("looks at once when the kernel tells of a change, and closes the watch when it ends", async () => {

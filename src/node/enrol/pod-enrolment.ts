@@ -1,14 +1,15 @@
 import { MeltemiError, messageOf } from "../../domain/error.js";
-import type { CaptureMode, Netns } from "../capture/mode.js";
+import type { GuardName, ModeName, Netns } from "../capture/mode.js";
 import type { ChangeWatch, OpenWatch } from "../capture/watch.js";
 import type { Cancel, Clock } from "../../platform/clock.js";
 import type { Logger } from "../../platform/logger.js";
 import { backoffMs, type Random } from "../../platform/random.js";
 import { pause } from "../pause.js";
-import type { CapturedNamespace, CapturedRecord } from "./captured.js";
+import type { CapturedRecord } from "./captured.js";
 import { EventSlot } from "./event-slot.js";
-import { samePod, type EnrolledPod } from "./desired.js";
+import { sameOptOuts, samePod, type EnrolledPod } from "./desired.js";
 import type { Pairing } from "./pairing.js";
+import { PodLayers, type CaptureObserver, type PodCaptures } from "./pod-layers.js";
 import type { PodState } from "./pod-state.js";
 
 /** The data planes, as an enrolment sees them (zds/server.ts). */
@@ -23,16 +24,9 @@ export interface DataPlanes {
   readonly awayMs: number;
 }
 
-/** What happens in captured namespaces, for the metrics. */
-export interface CaptureObserver {
-  repaired(pod: EnrolledPod, broken: readonly string[]): void;
-  drops(pod: EnrolledPod, drops: ReadonlyMap<string, number>): void;
-  forget(pod: EnrolledPod): void;
-}
-
 export interface EnrolmentDependencies {
   readonly pairing: Pairing;
-  readonly capture: CaptureMode;
+  readonly captures: PodCaptures;
   readonly dataPlanes: DataPlanes;
   readonly captured: CapturedRecord;
   readonly observer: CaptureObserver;
@@ -70,7 +64,6 @@ const firstRetryMs = 250;
 const lastRetryMs = 15_000;
 /** A namespace that does not exist yet is looked for often: until it is found its pod is not captured. */
 const lastSearchMs = 1_000;
-const drainPollMs = 100;
 
 /** One pod's enrolment: owns its namespace's descriptor and its place in the state machine of pod-state.ts. */
 export class PodEnrolment {
@@ -82,7 +75,9 @@ export class PodEnrolment {
   #abandoned = false;
   /** The pod's sandbox has been taken down: nothing of it is left to drain. */
   #gone = false;
-  #looking: Promise<unknown> = Promise.resolve();
+  readonly #layers: PodLayers;
+  /** Tells the watch over a serving pod that its settings are new. */
+  #onSettings: () => void = () => undefined;
   /** Aborted and replaced whenever `#wanted` changes: ends every wait. */
   #poke = new AbortController();
   #firstAttempt: (() => void) | undefined;
@@ -96,6 +91,7 @@ export class PodEnrolment {
   ) {
     this.#wanted = pod;
     this.#pod = pod;
+    this.#layers = new PodLayers(dependencies);
     this.firstAttempt = new Promise((resolve) => {
       this.#firstAttempt = resolve;
     });
@@ -118,9 +114,20 @@ export class PodEnrolment {
     this.onState();
   }
 
+  /** What the pod is captured with, or would be. */
+  get capture(): { readonly mode: ModeName; readonly guard: GuardName } {
+    return this.#layers.describe(this.#netns);
+  }
+
   /** Takes a new reading of the pod; undefined: it is to leave. */
   want(pod: EnrolledPod | undefined): void {
-    if (pod !== undefined && this.#wanted !== undefined && samePod(pod, this.#wanted)) return;
+    if (pod !== undefined && this.#wanted !== undefined && samePod(pod, this.#wanted)) {
+      if (sameOptOuts(pod.capture, this.#wanted.capture)) return;
+      this.#wanted = pod;
+      this.#pod = pod;
+      this.#onSettings();
+      return;
+    }
     this.#wanted = pod;
     if (pod !== undefined) this.#gone = false;
     this.#attempts = 0;
@@ -167,13 +174,16 @@ export class PodEnrolment {
     const netns = await pairing.pair(pod);
     this.#netns = netns;
     this.#state = { phase: "announcing" };
-    this.#firstAttempt?.();
+    // From here nothing leaks, and the data plane finds what it looks for.
+    await this.#layers.prepare(this.#pod, netns);
+    if (signal.aborted) return this.#pause();
     const { name, namespace, serviceAccount } = pod;
     const attempt = new AbortController();
     const served = dataPlanes.serve(
       { uid: pod.workloadUid, info: { name, namespace, serviceAccount }, netnsFd: netns.fd },
       AbortSignal.any([signal, attempt.signal]),
     );
+    this.#firstAttempt?.();
     try {
       await this.#hold(pod, netns, served, signal);
     } finally {
@@ -184,13 +194,12 @@ export class PodEnrolment {
 
   /** Captures the pod once it is served, or once it may no longer wait for that, and watches over it. */
   async #hold(pod: EnrolledPod, netns: Netns, served: Promise<void>, signal: AbortSignal): Promise<void> {
-    const { capture, clock, log } = this.dependencies;
+    const { clock, log } = this.dependencies;
     const acknowledged = await this.#withinGrace(served, signal);
     if (signal.aborted) return;
     this.#state = { phase: "capturing" };
-    await this.#record({ key: pod.key, netns: pod.netns ?? "", inode: netns.inode });
-    await capture.apply(netns, "redirecting");
-    const fields = { pod: pod.key, netns: pod.netns, inode: netns.inode, mode: capture.name };
+    await this.#layers.apply(this.#pod, netns);
+    const fields = { pod: pod.key, netns: pod.netns, inode: netns.inode, ...this.capture };
     const enrolled = (): void => {
       this.#state = { phase: "serving", sinceMs: clock.now() };
       this.#attempts = 0;
@@ -227,21 +236,9 @@ export class PodEnrolment {
     }
   }
 
-  /** Notes that the namespace is captured. Without the note an agent after a crash may leave rules behind; without the rules the pod sends in the clear. */
-  async #record(entry: CapturedNamespace): Promise<void> {
-    try {
-      await this.dependencies.captured.set(entry);
-    } catch (error) {
-      this.dependencies.log.error("captured namespace not recorded", {
-        pod: entry.key,
-        error: messageOf(error),
-      });
-    }
-  }
-
   /** Watches over a serving pod. Resolves when it is wanted differently; rejects when it may not be served on. */
   async #guard(pod: EnrolledPod, netns: Netns, signal: AbortSignal): Promise<void> {
-    const { clock, dataPlanes, verifyIntervalMs, watchedIntervalMs, watch } = this.dependencies;
+    const { clock, dataPlanes, pairing, verifyIntervalMs, watchedIntervalMs, watch } = this.dependencies;
     const events = new EventSlot<GuardEvent>();
     const over = new AbortController();
     const stop = (): void => events.put({ type: "wanted_differently" }, true);
@@ -257,6 +254,11 @@ export class PodEnrolment {
       changed = true;
       events.put({ type: "look" });
     }).then(() => (watched = false));
+    let newSettings = false;
+    this.#onSettings = () => {
+      newSettings = changed = true;
+      events.put({ type: "look" });
+    };
     let cancelNext: Cancel = () => undefined;
     let lookedMs = 0;
     try {
@@ -265,16 +267,19 @@ export class PodEnrolment {
         if (event.type === "refused") {
           throw new MeltemiError("unavailable", `the data plane cannot serve the pod: ${event.refusal}`);
         }
-        await this.#verifyPairing(pod, netns);
         if (changed || !watched || clock.monotonic() - lookedMs >= watchedIntervalMs) {
           changed = false;
+          this.#judge(pod, await pairing.verify(pod, netns));
           lookedMs = clock.monotonic();
-          await this.#verifyCapture(pod, netns);
-        }
+          const settings = newSettings;
+          newSettings = false;
+          await this.#layers.verify(this.#pod, netns, settings);
+        } else this.#judge(pod, pairing.verifyName(pod, netns));
         cancelNext();
         cancelNext = clock.schedule(verifyIntervalMs, () => events.put({ type: "look" }));
       }
     } finally {
+      this.#onSettings = () => undefined;
       cancelNext();
       changes?.close();
       over.abort();
@@ -282,8 +287,7 @@ export class PodEnrolment {
     }
   }
 
-  async #verifyPairing(pod: EnrolledPod, netns: Netns): Promise<void> {
-    const result = await this.dependencies.pairing.verify(pod, netns);
+  #judge(pod: EnrolledPod, result: Awaited<ReturnType<Pairing["verify"]>>): void {
     if (result === "same") return;
     if (result === "not_verified") {
       this.dependencies.log.warn("pairing not verified", { pod: pod.key });
@@ -298,37 +302,12 @@ export class PodEnrolment {
     );
   }
 
-  async #verifyCapture(pod: EnrolledPod, netns: Netns): Promise<void> {
-    const { capture, observer, log } = this.dependencies;
-    const broken = await this.#alone(async () => {
-      const state = await capture.verify(netns, "redirecting");
-      observer.drops(pod, state.drops);
-      if (state.broken.length > 0) await capture.apply(netns, "redirecting");
-      return state.broken;
-    });
-    if (broken.length === 0) return;
-    observer.repaired(pod, broken);
-    log.warn("capture repaired", { pod: pod.key, broken });
-  }
-
   /** Tells the observer what has been dropped up to now. */
   async readDrops(): Promise<void> {
-    const { capture, observer, log } = this.dependencies;
-    await this.#alone(async () => {
-      const netns = this.#netns;
-      if (netns === undefined || (this.#state.phase !== "serving" && this.#state.phase !== "refusing"))
-        return;
-      observer.drops(this.#pod, await capture.drops(netns));
-    }).catch((error: unknown) => {
-      log.debug("drops not read", { pod: this.#pod.key, error: messageOf(error) });
-    });
-  }
-
-  /** One look at the kernel's counters after the other: they begin anew with the rules, and an older reading would pass for that. */
-  #alone<T>(look: () => Promise<T>): Promise<T> {
-    const turn = this.#looking.then(look);
-    this.#looking = turn.catch(() => undefined);
-    return turn;
+    const netns = this.#netns;
+    const { phase } = this.#state;
+    if (netns !== undefined && (phase === "serving" || phase === "refusing"))
+      await this.#layers.readCounts(this.#pod, netns);
   }
 
   /** Stops serving the pod and lets go of its namespace, with its capture left in force: nothing passes in the clear meanwhile. */
@@ -376,7 +355,8 @@ export class PodEnrolment {
 
   /** Capture first (new connections go directly), then the data plane, then what is left once carried connections have ended. */
   async #leave(): Promise<void> {
-    const { capture, captured, dataPlanes, pairing, observer, log, removeRecorded } = this.dependencies;
+    const { captured, dataPlanes, pairing, observer, log, removeRecorded, drainTimeoutMs } =
+      this.dependencies;
     const pod = this.#pod;
     const netns = this.#netns;
     this.#netns = undefined;
@@ -387,12 +367,11 @@ export class PodEnrolment {
     } else {
       try {
         const wasCaptured = captured.get(pod.key) !== undefined;
-        if (wasCaptured) await capture.apply(netns, "draining");
+        if (wasCaptured) await this.#layers.drain(pod, netns);
         await dataPlanes.withdraw(pod.workloadUid);
         if (wasCaptured) {
-          await this.#drained(netns);
-          await capture.remove(netns);
-          await captured.delete(pod.key);
+          await this.#layers.drained(pod, netns, drainTimeoutMs, () => this.#gone);
+          await this.#layers.remove(pod, netns);
         }
       } catch (error) {
         // The record stays: the next start, or the next pod there, finds it.
@@ -403,14 +382,7 @@ export class PodEnrolment {
       }
     }
     observer.forget(pod);
+    pairing.forget(pod);
     log.info("pod left the mesh", { pod: pod.key });
-  }
-
-  async #drained(netns: Netns): Promise<void> {
-    const { capture, clock, drainTimeoutMs } = this.dependencies;
-    const deadlineMs = clock.now() + drainTimeoutMs;
-    const never = new AbortController().signal;
-    while (!this.#gone && clock.now() < deadlineMs && (await capture.carriedConnections(netns)) > 0)
-      await pause(clock, drainPollMs, never);
   }
 }

@@ -1,14 +1,15 @@
 import { Counter, Gauge, Registry } from "prom-client";
-import { dropReasons } from "../capture/mode.js";
+import { dropReasons, passReasons, type Counts, type LayerCounts } from "../capture/mode.js";
 import type { EnrolledPod } from "../enrol/desired.js";
-import type { CaptureObserver } from "../enrol/pod-enrolment.js";
+import type { CaptureObserver } from "../enrol/pod-layers.js";
 
 /** The sockets whose refused peers are counted. */
-export type SocketName = "zds" | "xds" | "keys" | "node-admin" | "node-control";
+export type SocketName = "zds" | "xds" | "keys" | "node-admin" | "node-control" | "cni";
 
 /** What the gauges read when they are scraped. */
 export interface NodeFigures {
   readonly podsByState: () => ReadonlyMap<string, number>;
+  readonly capture: () => { readonly mode: string; readonly guard: string } | undefined;
   readonly dataPlanes: () => number;
   readonly controlPlaneConnected: () => boolean;
   readonly lastGoodAgeSeconds: () => number | undefined;
@@ -20,11 +21,13 @@ export class NodeMetrics implements CaptureObserver {
   readonly #peersRefused: Counter<"socket">;
   readonly #peersMalformed: Counter<"socket">;
   readonly #dropped: Counter<"reason">;
+  readonly #passed: Counter<"reason">;
   readonly #repairs: Counter<"part">;
   readonly #certificates: Counter<"result">;
   readonly #restarts: Counter;
-  /** The kernel's counters as read last, by pod: they begin anew when rules are loaded anew. */
-  readonly #read = new Map<string, Map<string, number>>();
+  readonly #cni: Counter<"verb" | "result">;
+  /** The kernel's counters as read last, by pod and layer: they begin anew when its rules are loaded anew. */
+  readonly #read = new Map<string, Record<keyof LayerCounts, Map<string, number>>>();
 
   constructor(figures: NodeFigures) {
     const registers = [this.registry];
@@ -46,6 +49,12 @@ export class NodeMetrics implements CaptureObserver {
       labelNames: ["reason"],
       registers,
     });
+    this.#passed = new Counter({
+      name: "meltemi_capture_passed_total",
+      help: "Packets of captured pods that capture let pass beside the data plane.",
+      labelNames: ["reason"],
+      registers,
+    });
     this.#repairs = new Counter({
       name: "meltemi_capture_repairs_total",
       help: "Parts of a pod's capture found missing or changed, and put right.",
@@ -63,7 +72,14 @@ export class NodeMetrics implements CaptureObserver {
       help: "Ends of the data plane that nobody asked for.",
       registers,
     });
+    this.#cni = new Counter({
+      name: "meltemi_cni_requests_total",
+      help: "Requests of the CNI plugin by what was answered.",
+      labelNames: ["verb", "result"],
+      registers,
+    });
     for (const reason of dropReasons) this.#dropped.inc({ reason }, 0);
+    for (const reason of passReasons) this.#passed.inc({ reason }, 0);
     addGauges(this.registry, figures);
   }
 
@@ -79,6 +95,10 @@ export class NodeMetrics implements CaptureObserver {
     this.#certificates.inc({ result });
   }
 
+  cniAnswered(verb: string, result: string): void {
+    this.#cni.inc({ verb, result });
+  }
+
   dataPlaneRestarted(): void {
     this.#restarts.inc();
   }
@@ -87,15 +107,29 @@ export class NodeMetrics implements CaptureObserver {
     for (const part of broken) this.#repairs.inc({ part });
   }
 
-  drops(pod: EnrolledPod, drops: ReadonlyMap<string, number>): void {
-    const last = this.#read.get(pod.key) ?? new Map<string, number>();
-    for (const [reason, packets] of drops) {
+  /** A part of the host's own capture, which is of no one pod. */
+  hostRepaired(part: string): void {
+    this.#repairs.inc({ part });
+  }
+
+  counted(pod: EnrolledPod, counts: LayerCounts): void {
+    const last = this.#read.get(pod.key) ?? {
+      redirection: new Map<string, number>(),
+      guard: new Map<string, number>(),
+    };
+    this.#add(counts.redirection, last.redirection);
+    this.#add(counts.guard, last.guard);
+    this.#read.set(pod.key, last);
+  }
+
+  #add(counts: Counts, last: Map<string, number>): void {
+    for (const [reason, packets] of counts) {
       const before = last.get(reason) ?? 0;
       const more = packets >= before ? packets - before : packets;
-      if (more > 0) this.#dropped.inc({ reason }, more);
+      const passes = passReasons.some((one) => one === reason);
+      if (more > 0) (passes ? this.#passed : this.#dropped).inc({ reason }, more);
       last.set(reason, packets);
     }
-    this.#read.set(pod.key, last);
   }
 
   forget(pod: EnrolledPod): void {
@@ -113,6 +147,17 @@ function addGauges(registry: Registry, figures: NodeFigures): void {
     collect() {
       this.reset();
       for (const [state, count] of figures.podsByState()) this.set({ state }, count);
+    },
+  });
+  new Gauge({
+    name: "meltemi_capture_info",
+    help: "1 for the capture that the node has chosen for new pods.",
+    labelNames: ["mode", "guard"],
+    registers,
+    collect() {
+      this.reset();
+      const capture = figures.capture();
+      if (capture !== undefined) this.set(capture, 1);
     },
   });
   new Gauge({

@@ -1,7 +1,7 @@
 import type { AgentOptions } from "../agent-options.js";
 
 /** The data plane's command line (docs/node-interfaces.md): its sockets have their default names in the run directory. */
-export function proxyArguments(options: AgentOptions): readonly string[] {
+export function proxyArguments(options: AgentOptions, bpfDir: string): readonly string[] {
   return [
     "ztunnel",
     ...["--node", options.node],
@@ -9,6 +9,7 @@ export function proxyArguments(options: AgentOptions): readonly string[] {
     ...["--trust-domain", options.trustDomain],
     ...["--cluster-id", options.clusterId],
     ...["--network", options.network],
+    ...["--bpf-dir", bpfDir],
     ...["--log-level", options.logLevel],
     ...["--log-format", options.logFormat],
   ];

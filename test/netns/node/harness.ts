@@ -3,6 +3,8 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { Meta, NamespaceObject, PodObject } from "../../../src/domain/objects.js";
 import type { SourceEvent } from "../../../src/domain/source-event.js";
+import { assembleCaptures } from "../../../src/node/capture/assembly.js";
+import type { RedirectMode } from "../../../src/node/capture/support.js";
 import { assembleEnrolment } from "../../../src/node/enrol/assembly.js";
 import type { NodePods } from "../../../src/node/enrol/node-pods.js";
 import { ZdsServer } from "../../../src/node/zds/server.js";
@@ -62,7 +64,12 @@ export interface Core {
 }
 
 export async function startCore(
-  options: { directory?: string; verifyIntervalMs?: number; captureGraceMs?: number } = {},
+  options: {
+    directory?: string;
+    verifyIntervalMs?: number;
+    captureGraceMs?: number;
+    redirectMode?: RedirectMode;
+  } = {},
 ): Promise<Core> {
   const directory = options.directory ?? (await mkdtemp(join(tmpdir(), "meltemi-node-")));
   const native = loadNative();
@@ -82,6 +89,23 @@ export async function startCore(
     ackTimeoutMs: 5000,
     onMalformed: () => undefined,
   });
+  const captures = await assembleCaptures(
+    {
+      node: "n1",
+      redirectMode: options.redirectMode ?? "auto",
+      bpfDir: join(directory, "bpf"),
+      // The fake that stands in for it.
+      dataPlaneRegisters: false,
+      verifyIntervalMs: options.verifyIntervalMs ?? 200,
+    },
+    {
+      native,
+      clock: systemClock,
+      random: systemRandom,
+      log,
+      onHostRepair: (part) => repairs.push(part),
+    },
+  );
   const pods = await assembleEnrolment(
     {
       node: "n1",
@@ -99,16 +123,19 @@ export async function startCore(
       random: systemRandom,
       log,
       dataPlanes: zds,
+      captures,
       observer: {
         repaired: (_, broken) => repairs.push(...broken),
-        drops: (_, counts) => {
-          for (const [reason, packets] of counts) drops.set(reason, packets);
+        counted: (_, { redirection, guard }) => {
+          for (const [reason, packets] of [...redirection, ...guard])
+            drops.set(reason, Math.max(packets, drops.get(reason) ?? 0));
         },
         forget: () => undefined,
       },
     },
   );
   const end = new AbortController();
+  const probes = captures.hostProbes.run(end.signal);
   const serving = pods.firstRound.then(() =>
     zds.run(native.PacketListener.bind(join(directory, "zds.sock"), 0o600), end.signal),
   );
@@ -122,7 +149,7 @@ export async function startCore(
     kill: async () => {
       await pods.abandonAll();
       end.abort();
-      await serving;
+      await Promise.all([serving, probes]);
     },
   };
 }

@@ -1,6 +1,9 @@
 import { spawn, type ChildProcess } from "node:child_process";
 import { once } from "node:events";
-import { run, runIn } from "../../../demo/lab/command.js";
+import { fileURLToPath } from "node:url";
+import { eventually, run, runIn } from "../../../demo/lab/command.js";
+
+const testkit = fileURLToPath(new URL("../../../target/release/meltemi-testkit", import.meta.url));
 
 /** All that capture could change in a namespace, as text: compared before and after. */
 export async function dump(netns: string): Promise<string> {
@@ -8,6 +11,14 @@ export async function dump(netns: string): Promise<string> {
   const commands =
     "nft list ruleset; ip rule show; ip -6 rule show; ip route show table all; ip -6 route show table all; ip address show";
   return run("nsenter", [`--net=/run/netns/${netns}`, "--", "sh", "-c", `${commands}; ${sysctls}`]);
+}
+
+/** Resolves when none of the namespace's addresses is being probed for duplicates any more: `dump` would show the end of it. */
+export async function settled(netns: string): Promise<void> {
+  await eventually(
+    "addresses to be settled",
+    async () => !(await runIn(netns, "ip", ["address", "show"])).includes("tentative") || undefined,
+  );
 }
 
 /** A program of a pod, given as JavaScript for Node; its standard output by line. */
@@ -25,12 +36,22 @@ export class PodProgram {
     });
   }
 
-  static async start(netns: string, script: string): Promise<PodProgram> {
-    const child = spawn("nsenter", [`--net=/run/netns/${netns}`, "--", process.execPath, "-e", script], {
+  static start(netns: string, script: string): Promise<PodProgram> {
+    return PodProgram.#run(netns, [process.execPath, "-e", script], "ready");
+  }
+
+  /** Stands in for the data plane on one of its ports: transparent, with its mark; greets with a word and echoes. */
+  static listener(netns: string, port: number, word: string): Promise<PodProgram> {
+    const flags = ["--listen", `[::]:${port}`, "--greeting", `${word}\n`, "--as-proxy"];
+    return PodProgram.#run(netns, [testkit, "serve", "tcp", ...flags], '{"listening"');
+  }
+
+  static async #run(netns: string, command: readonly string[], ready: string): Promise<PodProgram> {
+    const child = spawn("nsenter", [`--net=/run/netns/${netns}`, "--", ...command], {
       stdio: ["pipe", "pipe", "inherit"],
     });
     const program = new PodProgram(child);
-    await program.line("ready");
+    await program.line(ready);
     return program;
   }
 
@@ -103,11 +124,16 @@ export const udpEcho = (port: number): string => `
   socket.bind(${port}, "::", () => console.log("ready"));`;
 
 /** What a UDP server answers, or "timeout". */
-export async function datagram(netns: string, host: string, port: number): Promise<string> {
+export async function datagram(
+  netns: string,
+  host: string,
+  port: number,
+  timeoutMs = 2_000,
+): Promise<string> {
   const script = `
     const socket = require("node:dgram").createSocket(${host.includes(":") ? '"udp6"' : '"udp4"'});
     const say = (text) => { console.log(text); process.exit(0); };
-    setTimeout(() => say("timeout"), 2000);
+    setTimeout(() => say("timeout"), ${timeoutMs});
     socket.on("message", (message) => say(message.toString()));
     socket.send("datagram", ${port}, ${JSON.stringify(host)});`;
   return (await runIn(netns, process.execPath, ["-e", script])).trim();

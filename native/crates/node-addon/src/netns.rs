@@ -1,7 +1,7 @@
 //! Network namespaces: opening, checking, and looking or writing inside one.
 
 use std::fs;
-use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
+use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 
 use napi::bindgen_prelude::PromiseRaw;
@@ -135,6 +135,45 @@ pub fn write_netns_sysctl(env: &Env, fd: i32, name: String, value: String) -> Re
     })
 }
 
+/// The values of sysctls, without the line's end; `None` for one that this namespace does not have.
+#[napi]
+pub fn read_netns_sysctls(
+    env: &Env,
+    fd: i32,
+    names: Vec<String>,
+) -> Result<PromiseRaw<'_, Vec<Option<String>>>> {
+    let namespace = duplicate(fd);
+    env.spawn_future(async move {
+        let places =
+            names.iter().map(|name| sysctl_path(name)).collect::<std::result::Result<Vec<_>, _>>()?;
+        let read = move || places.iter().map(|place| read_if_present(place)).collect();
+        Ok(inside(namespace?, read).await?)
+    })
+}
+
+/// The text of the namespace's /proc/net/tcp and tcp6, one after the other.
+#[napi]
+pub fn netns_tcp_table(env: &Env, fd: i32) -> Result<PromiseRaw<'_, String>> {
+    let namespace = duplicate(fd);
+    env.spawn_future(async move {
+        let read = || {
+            // /proc/net is the process's; this thread is elsewhere.
+            let v4 = read_if_present("/proc/thread-self/net/tcp")?;
+            let v6 = read_if_present("/proc/thread-self/net/tcp6")?;
+            Ok([v4, v6].into_iter().flatten().collect::<Vec<_>>().join("\n"))
+        };
+        Ok(inside(namespace?, read).await?)
+    })
+}
+
+fn read_if_present(place: &str) -> std::result::Result<Option<String>, AddonError> {
+    match fs::read_to_string(place) {
+        Ok(text) => Ok(Some(text.trim_end().to_owned())),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(AddonError::system(format!("read {place}"), error)),
+    }
+}
+
 /// Only below `net/`: nothing else belongs to a network namespace.
 fn sysctl_path(name: &str) -> std::result::Result<String, AddonError> {
     let plain = |part: &str| {
@@ -149,13 +188,4 @@ fn sysctl_path(name: &str) -> std::result::Result<String, AddonError> {
         )));
     }
     Ok(format!("/proc/sys/{name}"))
-}
-
-/// For the child of `run`: between fork and exec only async-signal-safe calls are allowed.
-pub(crate) fn enter_raw(namespace: &OwnedFd) -> std::io::Result<()> {
-    // SAFETY: setns takes a descriptor that is open, and changes only the calling thread.
-    if unsafe { libc::setns(namespace.as_raw_fd(), libc::CLONE_NEWNET) } != 0 {
-        return Err(std::io::Error::last_os_error());
-    }
-    Ok(())
 }

@@ -19,8 +19,9 @@ use crate::descriptor::{duplicate, watch_descriptor};
 use crate::error::AddonError;
 use crate::netns::inside;
 
-/// Addresses, routes and rules of IPv4 (`RTMGRP_IPV4_IFADDR`, `_ROUTE`, `_RULE`), and links.
-const ROUTE_GROUPS: u32 = 0x10 | 0x40 | 0x80 | 0x1;
+/// Links (`RTMGRP_LINK`), and addresses, routes and rules of IPv4 (`RTMGRP_IPV4_IFADDR`, `_ROUTE`, `_RULE`)
+/// and of IPv6 (`RTMGRP_IPV6_IFADDR`, `_ROUTE`, and `RTNLGRP_IPV6_RULE`, which is group 19).
+const ROUTE_GROUPS: u32 = 0x1 | 0x10 | 0x40 | 0x80 | 0x100 | 0x400 | 1 << 18;
 /// `NFNLGRP_NFTABLES` is group 7.
 const NFTABLES_GROUPS: u32 = 1 << 6;
 

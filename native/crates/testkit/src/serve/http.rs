@@ -26,7 +26,7 @@ pub(crate) struct Options {
 }
 
 pub(super) async fn serve(options: Options) -> anyhow::Result<()> {
-    let listener = super::bind(options.listen, &options.name).await?;
+    let listener = super::bind(options.listen, &options.name, false).await?;
     let name: Arc<str> = options.name.into();
     loop {
         let (stream, client) = match listener.accept().await {

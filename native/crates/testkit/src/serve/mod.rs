@@ -28,13 +28,22 @@ pub(crate) async fn run(command: Serve) -> anyhow::Result<()> {
     }
 }
 
+/// What a data plane's sockets carry.
+const PROXY_MARK: u32 = 0x539;
+
 /// Binds with a backlog fit for load, and tells the port.
-async fn bind(address: SocketAddr, name: &str) -> anyhow::Result<TcpListener> {
+async fn bind(address: SocketAddr, name: &str, as_proxy: bool) -> anyhow::Result<TcpListener> {
     let socket = match address {
         SocketAddr::V4(_) => tokio::net::TcpSocket::new_v4(),
         SocketAddr::V6(_) => tokio::net::TcpSocket::new_v6(),
     }?;
     socket.set_reuseaddr(true)?;
+    if as_proxy {
+        let socket = socket2::SockRef::from(&socket);
+        socket.set_mark(PROXY_MARK)?;
+        // Of an IPv6 socket too: the option is the socket's, for both families.
+        socket.set_ip_transparent_v4(true)?;
+    }
     socket.bind(address).with_context(|| format!("bind {address}"))?;
     let listener = socket.listen(4096)?;
     let listening = listener.local_addr()?.to_string();

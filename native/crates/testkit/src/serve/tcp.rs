@@ -35,6 +35,9 @@ pub(crate) struct Options {
     /// Prints a line for every connection when it ends.
     #[arg(long)]
     log: bool,
+    /// Stands in for a data plane: transparent, and with its mark.
+    #[arg(long)]
+    as_proxy: bool,
 }
 
 #[derive(Debug, Default)]
@@ -44,7 +47,7 @@ struct Moved {
 }
 
 pub(super) async fn serve(options: Options) -> anyhow::Result<()> {
-    let listener = super::bind(options.listen, &options.name).await?;
+    let listener = super::bind(options.listen, &options.name, options.as_proxy).await?;
     let options = Arc::new(options);
     loop {
         let (stream, client) = match listener.accept().await {
