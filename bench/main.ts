@@ -2,6 +2,8 @@ import { join } from "node:path";
 import { Command } from "commander";
 import { messageOf } from "../src/domain/error.js";
 import { runCa } from "./ca/run.js";
+import { parseModes } from "./capture/modes.js";
+import { runCapture } from "./capture/run.js";
 import { runControlPlane } from "./control-plane/runs.js";
 import { runL4 } from "./l4/run.js";
 import { writeResults } from "./report/files.js";
@@ -64,6 +66,16 @@ function program(measure: (raw: Promise<RawRuns>, flags: Flags) => Promise<void>
       const short = flags.quick ? { runs: 1, seconds: 1 } : {};
       const { binaries, peerZtunnel, envoy, runs, seconds, quick, only } = { ...flags, ...short };
       await measure(runL4({ binaries, peerZtunnel, envoy, runs, seconds, quick, only, progress }), flags);
+    });
+  add("capture", "what capture costs in each of its modes, for one pod and for five hundred", false)
+    .option("--binaries <dir>", "meltemi-proxy and meltemi-testkit", join(root, "target/dist"))
+    .option("--modes <list>", "modes by comma", "bpf,nftables,iptables")
+    .option("--pods <n>", "pods that are enrolled at once", number, 500)
+    .action(async (flags: Flags & { readonly modes: string; readonly pods: number }) => {
+      const short = flags.quick ? { runs: 1, seconds: 1, pods: 20 } : {};
+      const { binaries, runs, seconds, quick, pods, modes } = { ...flags, ...short };
+      const measured = { binaries, runs, seconds, quick, pods, modes: parseModes(modes), progress };
+      await measure(runCapture(measured), flags);
     });
   add("control-plane", "1,000 services, 10,000 pods and 500 nodes over gRPC", false)
     .option("--source <files|objects>", "a cold directory of YAML, or objects in memory", "files")

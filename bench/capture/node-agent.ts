@@ -26,11 +26,22 @@ export interface NodeAgentOptions {
   readonly directory: string;
   /** More of the agent's flags, for the mode of capture. */
   readonly flags?: readonly string[];
+  /** Where it learns of the mesh; without one, pods are enrolled all the same. */
+  readonly controlPlane?: AgentControlPlane;
+}
+
+/** A control plane on this machine, and the directory that both read. */
+export interface AgentControlPlane {
+  readonly config: string;
+  readonly address: string;
+  readonly root: string;
+  /** The node's token. */
+  token(node: string): string;
 }
 
 const endMs = 60_000;
 
-/** One node's agent with its data plane, and no control plane: pods are enrolled without one. */
+/** One node's agent with its data plane. */
 export class NodeAgent {
   readonly config: string;
   readonly #run: string;
@@ -40,12 +51,14 @@ export class NodeAgent {
 
   constructor(options: NodeAgentOptions) {
     this.#options = options;
-    [this.config, this.#run, this.#state] = ["config", "run", "state"].map((name) =>
-      join(options.directory, name),
-    ) as [string, string, string];
+    const { directory, controlPlane } = options;
+    this.config = controlPlane?.config ?? join(directory, "config");
+    this.#run = join(directory, "run");
+    this.#state = join(directory, "state");
     for (const path of [this.config, this.#run, this.#state])
       mkdirSync(path, { recursive: true, mode: 0o700 });
-    for (const name of ["root.pem", "token"]) writeFileSync(join(options.directory, name), "none");
+    if (controlPlane !== undefined) return;
+    for (const name of ["root.pem", "token"]) writeFileSync(join(directory, name), "none");
     writeFileSync(
       join(this.config, "namespace.yaml"),
       "apiVersion: v1\nkind: Namespace\nmetadata: { name: shop, labels: { istio.io/dataplane-mode: ambient } }\n",
@@ -58,13 +71,15 @@ export class NodeAgent {
 
   /** Resolves once the data plane is ready to be told of pods. */
   async start(): Promise<void> {
-    const { meltemi, proxy, node, directory, flags = [] } = this.#options;
+    const { meltemi, proxy, node, directory, flags = [], controlPlane } = this.#options;
     const log = openSync(join(this.#state, "agent.log"), "a");
     const args = [
       ...[`--net=${netnsPath(node.netns)}`, "--", process.execPath, meltemi, "node", "--node", node.name],
       ...["--config", this.config, "--run-dir", this.#run, "--state-dir", this.#state],
-      ...["--control-plane", "unix:/run/none.sock", "--control-plane-root", join(directory, "root.pem")],
-      ...["--token-file", join(directory, "token"), "--metrics-address", "none", "--ready-address", "none"],
+      ...["--control-plane", controlPlane?.address ?? "unix:/run/none.sock"],
+      ...["--control-plane-root", controlPlane?.root ?? join(directory, "root.pem")],
+      ...["--token-file", controlPlane?.token(node.name) ?? join(directory, "token")],
+      ...["--metrics-address", "none", "--ready-address", "none"],
       ...["--proxy", proxy, "--log-format", "json", ...flags],
     ];
     const { PATH = "" } = process.env;
@@ -92,7 +107,7 @@ export class NodeAgent {
       AgentStatus | undefined;
   }
 
-  /** Waits until exactly `count` pods are there, all enrolled. Gives when that was seen. */
+  /** Waits until exactly `count` pods are to be in the mesh, all enrolled. Gives when that was seen. */
   enrolled(count: number, deadlineMs = 120_000): Promise<number> {
     return this.#pods(
       `${count} pods to be enrolled`,
@@ -101,7 +116,7 @@ export class NodeAgent {
     );
   }
 
-  /** Waits until no pod is left. */
+  /** Waits until no pod is in the mesh, nor on its way out. */
   emptied(deadlineMs = 120_000): Promise<number> {
     return this.#pods("the pods to be gone", deadlineMs, (pods) => pods.length === 0);
   }
@@ -110,7 +125,9 @@ export class NodeAgent {
     return eventually(
       what,
       async () => {
-        const pods = (await this.status())?.pods;
+        const pods = (await this.status())?.pods.filter(
+          ({ state, reason }) => state !== "out" || reason === "leaving the mesh",
+        );
         return pods !== undefined && is(pods) ? performance.now() : undefined;
       },
       // Each look costs the agent something: with hundreds of pods a page of its own.
