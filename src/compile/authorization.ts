@@ -133,26 +133,11 @@ function withoutEmpty(clauses: Rule): Rule {
   return clauses.filter((clause) => !clause.some(isEmptyMatch));
 }
 
-function looksAtOriginalClient(candidate: CompiledMatch): boolean {
-  return candidate.remoteIps.length > 0 || candidate.notRemoteIps.length > 0;
-}
-
-function withoutOriginalClient(rule: Rule): Rule {
-  return withoutEmpty(
-    rule.map((clause) => clause.map((one) => ({ ...one, remoteIps: [], notRemoteIps: [] }))),
-  );
-}
-
-/** What a proxy that knows only ambient's types is sent, where it differs. */
-function foreignForm(
-  action: CompiledAuthorization["action"],
-  rules: readonly Rule[],
-): CompiledAuthorization["foreign"] {
-  if (action === "audit") return { omit: true };
-  const beyond = (rule: Rule): boolean => rule.some((clause) => clause.some(looksAtOriginalClient));
-  if (!rules.some(beyond)) return undefined;
-  if (action === "allow") return { omit: false, rules: rules.filter((rule) => !beyond(rule)) };
-  return { omit: false, rules: rules.map((rule) => (beyond(rule) ? withoutOriginalClient(rule) : rule)) };
+/** Whether it looks at the original client, which ambient's types cannot say (xds/ambient-form.ts). */
+export function looksAtOriginalClient({ rules }: CompiledAuthorization): boolean {
+  const looks = ({ remoteIps, notRemoteIps }: CompiledMatch): boolean =>
+    remoteIps.length > 0 || notRemoteIps.length > 0;
+  return rules.some((rule) => rule.some((clause) => clause.some(looks)));
 }
 
 export interface AuthorizationOutcome {
@@ -199,7 +184,6 @@ export function compileAuthorization(
       dryRun: policy.dryRun,
       rules,
       sourceObject: `AuthorizationPolicy/${namespace}/${name}`,
-      foreign: foreignForm(action, rules),
     },
   };
 }

@@ -111,14 +111,6 @@ export interface CompiledAuthorization {
   readonly rules: readonly (readonly (readonly CompiledMatch[])[])[];
   /** The user's object, as "KIND/NAMESPACE/NAME". */
   readonly sourceObject: string;
-  /**
-   * What a proxy that knows only ambient's types is sent, where it must differ from the above:
-   * the safe subset, or `omit` (an AUDIT policy decides nothing). Undefined: the same.
-   */
-  readonly foreign:
-    | { readonly omit: true }
-    | { readonly omit: false; readonly rules: CompiledAuthorization["rules"] }
-    | undefined;
 }
 
 export type CompiledAddress = CompiledWorkload | CompiledService;

@@ -139,7 +139,6 @@ function denial(
     scope: "selector",
     action: "deny",
     dryRun: false,
-    foreign: undefined,
   } as const;
   return { ...fixed, key, name, namespace, rules, sourceObject };
 }

@@ -2,7 +2,7 @@
 import type { AuthorizationPolicyObject, PeerAuthenticationObject, PodObject } from "../domain/objects.js";
 import { selects } from "../domain/selector.js";
 import type { Mesh } from "../model/mesh.js";
-import { compileAuthorization, scopeOf } from "./authorization.js";
+import { compileAuthorization, looksAtOriginalClient, scopeOf } from "./authorization.js";
 import type { StatusCondition } from "./compiled.js";
 import type { Compiler } from "./compiler.js";
 import type { CompileConfig } from "./config.js";
@@ -99,7 +99,7 @@ export function authorizationConditions(
     notes.push("dry run: what it would decide is logged and counted, and nothing is refused for it");
   if (policy.action === "AUDIT")
     notes.push("AUDIT decides nothing; proxies other than Meltemi's are not sent it");
-  else if (compiled?.foreign)
+  else if (compiled && looksAtOriginalClient(compiled))
     notes.push("proxies other than Meltemi's do not see the original client and are sent the stricter form");
   const reason = policy.dryRun ? "DryRun" : number === 0 ? "AppliesToNothing" : "Programmed";
   return [taken, condition("Programmed", true, reason, notes.join("; "))];

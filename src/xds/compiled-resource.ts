@@ -2,6 +2,7 @@ import type { CompiledAddress, CompiledAuthorization } from "../compile/compiled
 import { addressKey } from "../domain/ids.js";
 import { Authorization } from "../gen/istio/security/authorization.js";
 import { Address, Workload } from "../gen/istio/workload/workload.js";
+import { ambientForm } from "./ambient-form.js";
 import { encodeAuthorization } from "./encode/authorization.js";
 import { encodeResource, type EncodedResource } from "./encode/resource.js";
 import { encodeService } from "./encode/service.js";
@@ -107,8 +108,10 @@ export class CompiledResource implements XdsResource {
         }).finish();
       }
       case "authorization": {
-        const value = type === workloadType ? undefined : encodeAuthorization(compiled, dialect);
-        return value && Authorization.encode(value).finish();
+        if (type === workloadType) return undefined;
+        const own = encodeAuthorization(compiled);
+        const value = dialect === "ambient" ? ambientForm(own) : own;
+        return value ? Authorization.encode(value).finish() : undefined;
       }
     }
   }

@@ -76,7 +76,7 @@ describe("a relayed resource", () => {
       for (const fact of facts) expect([fact, relayed[fact]]).toEqual([fact, resource[fact]]);
       for (const form of typeUrls) {
         for (const dialect of ["meltemi", "ambient"] as const) {
-          // The compiler and the relay find the safe subset each by itself: they must agree to the byte.
+          // To the byte.
           expect(relayed.encoded(form, dialect)).toEqual(resource.encoded(form, dialect));
           expect(relayed.version(form, dialect)).toBe(resource.version(form, dialect));
         }

@@ -14,7 +14,6 @@ import {
   AuthorizationExtension_Action,
   MatchExtension,
 } from "../../gen/meltemi/v1/extensions.js";
-import type { Dialect } from "../resource.js";
 import { addressBytes } from "./bytes.js";
 import { encodeExtension } from "./extension.js";
 
@@ -41,7 +40,7 @@ function encodeCidr(cidr: Cidr): Address {
   return { address: addressBytes(cidr.address), length: cidr.length };
 }
 
-function encodeMatch(match: CompiledMatch, dialect: Dialect): Match {
+function encodeMatch(match: CompiledMatch): Match {
   const remote = match.remoteIps.length > 0 || match.notRemoteIps.length > 0;
   const accounts = (list: CompiledMatch["serviceAccounts"]): Match["serviceAccounts"] =>
     list.map(({ namespace, name }) => ({ namespace, serviceAccount: name }));
@@ -58,34 +57,28 @@ function encodeMatch(match: CompiledMatch, dialect: Dialect): Match {
     notDestinationIps: match.notDestinationIps.map(encodeCidr),
     destinationPorts: [...match.destinationPorts],
     notDestinationPorts: [...match.notDestinationPorts],
-    extensions:
-      remote && dialect === "meltemi"
-        ? [
-            encodeExtension(
-              "meltemi.v1.MatchExtension",
-              MatchExtension.encode({
-                remoteIps: match.remoteIps.map(encodeCidr),
-                notRemoteIps: match.notRemoteIps.map(encodeCidr),
-              }).finish(),
-            ),
-          ]
-        : [],
+    extensions: remote
+      ? [
+          encodeExtension(
+            "meltemi.v1.MatchExtension",
+            MatchExtension.encode({
+              remoteIps: match.remoteIps.map(encodeCidr),
+              notRemoteIps: match.notRemoteIps.map(encodeCidr),
+            }).finish(),
+          ),
+        ]
+      : [],
   };
 }
 
-function encodeRules(rules: CompiledAuthorization["rules"], dialect: Dialect): Rule[] {
+function encodeRules(rules: CompiledAuthorization["rules"]): Rule[] {
   return rules.map((clauses) => ({
-    clauses: clauses.map((matches) => ({ matches: matches.map((match) => encodeMatch(match, dialect)) })),
+    clauses: clauses.map((matches) => ({ matches: matches.map((match) => encodeMatch(match)) })),
   }));
 }
 
-/** Undefined: a client of this dialect is not sent the policy. */
-export function encodeAuthorization(
-  policy: CompiledAuthorization,
-  dialect: Dialect,
-): Authorization | undefined {
-  const foreign = dialect === "ambient" ? policy.foreign : undefined;
-  if (foreign?.omit) return undefined;
+/** In full, as our own proxies are told; what others are told is made of this (ambient-form.ts). */
+export function encodeAuthorization(policy: CompiledAuthorization): Authorization {
   const audit = policy.action === "audit";
   const extension = AuthorizationExtension.encode({
     action: audit ? AuthorizationExtension_Action.AUDIT : AuthorizationExtension_Action.SAME,
@@ -96,9 +89,8 @@ export function encodeAuthorization(
     namespace: policy.namespace,
     scope: scopes[policy.scope],
     action: policy.action === "allow" ? Action.ALLOW : Action.DENY,
-    rules: encodeRules(foreign ? foreign.rules : policy.rules, dialect),
+    rules: encodeRules(policy.rules),
     dryRun: policy.dryRun || audit,
-    extensions:
-      dialect === "meltemi" ? [encodeExtension("meltemi.v1.AuthorizationExtension", extension)] : [],
+    extensions: [encodeExtension("meltemi.v1.AuthorizationExtension", extension)],
   };
 }

@@ -57,14 +57,8 @@ function shown(compiled: Compiled): unknown {
   const rules = compiled.rules.map((clauses) =>
     clauses.length === 0 ? "matches everything" : plain(clauses),
   );
-  const foreign =
-    compiled.foreign?.omit === false ? { rules: plain(compiled.foreign.rules) } : compiled.foreign;
   const shownRules = rules.length === 0 ? "matches nothing" : rules;
-  return {
-    ...(plain({ ...compiled, foreign: undefined }) as object),
-    rules: shownRules,
-    ...(foreign && { foreign }),
-  };
+  return { ...(plain(compiled) as object), rules: shownRules };
 }
 
 function nameOf(compiled: Compiled): string {
