@@ -28,23 +28,23 @@ export const defaultEnrolmentRules: EnrolmentRules = {
   ]),
 };
 
-/** The label's wish on one object: ours before Istio's, undefined when neither is set. */
+/**
+ * The labels of the wish, in the order of their weight: ours before Istio's. As data, because the CNI plugin
+ * judges by them while no agent answers (native/crates/cni/src/wish.rs).
+ */
+export const wishLabels = [
+  { key: "meltemi.io/mesh", in: "enabled", out: "disabled" },
+  { key: "istio.io/dataplane-mode", in: "ambient", out: "none" },
+] as const;
+
+/** The labels' wish on one object: that of the first that says something, undefined where none does. */
 function wish(labels: ReadonlyMap<string, string>): "in" | "out" | undefined {
-  switch (labels.get("meltemi.io/mesh")) {
-    case "enabled":
-      return "in";
-    case "disabled":
-      return "out";
-    default:
+  for (const label of wishLabels) {
+    const value = labels.get(label.key);
+    if (value === label.in) return "in";
+    if (value === label.out) return "out";
   }
-  switch (labels.get("istio.io/dataplane-mode")) {
-    case "ambient":
-      return "in";
-    case "none":
-      return "out";
-    default:
-      return undefined;
-  }
+  return undefined;
 }
 
 /** Whether an object's own label asks for the mesh: of a namespace, for those of its pods that do not say otherwise. */

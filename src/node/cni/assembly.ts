@@ -1,6 +1,7 @@
 import { existsSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
+import { wishLabels } from "../../domain/enrolment.js";
 import { MeltemiError, messageOf } from "../../domain/error.js";
 import { every, type Clock } from "../../platform/clock.js";
 import type { Files } from "../../platform/files.js";
@@ -9,6 +10,7 @@ import type { NativeAddon } from "../../platform/native.js";
 import type { UnixListenOptions } from "../../platform/unix-accept.js";
 import { serveUnixHttp } from "../../platform/unix-http-server.js";
 import type { NodePods } from "../enrol/node-pods.js";
+import { readApiAccess } from "./api-access.js";
 import type { WhenUnknown } from "./chain.js";
 import { cniHandler, type CniResult, type CniVerb } from "./handler.js";
 import { Installation } from "./installation.js";
@@ -21,6 +23,8 @@ export interface CniOptions {
   readonly binDir: string | undefined;
   readonly confDir: string | undefined;
   readonly whenUnknown: WhenUnknown;
+  /** A file that says how the plugin reaches the API; undefined: it does not. */
+  readonly kubernetes: string | undefined;
 }
 
 export interface CniPlatform {
@@ -71,7 +75,7 @@ export function assembleCni(
   });
   const list = new AskingList(paths.cniList, () => pods.asking, files, clock, log);
   const { timeoutMs, briefTimeoutMs, ...waits } = cniTimes;
-  const { socket, whenUnknown, binDir, confDir } = options;
+  const { socket, whenUnknown, binDir, confDir, kubernetes } = options;
   const installation =
     binDir === undefined && confDir === undefined
       ? undefined
@@ -80,7 +84,16 @@ export function assembleCni(
             binDir,
             confDir,
             program: pluginProgram(dirname(fileURLToPath(import.meta.url))),
-            config: { socket, list: paths.cniList, timeoutMs, briefTimeoutMs, whenUnknown },
+            config: async () => ({
+              socket,
+              list: paths.cniList,
+              timeoutMs,
+              briefTimeoutMs,
+              whenUnknown,
+              ...(kubernetes !== undefined && {
+                kubernetes: { ...(await readApiAccess(files, kubernetes)), wish: wishLabels },
+              }),
+            }),
           },
           files,
           clock,

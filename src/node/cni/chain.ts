@@ -3,6 +3,7 @@
  * runtimes take the first by name. The other plugins' files stay as they are, and ours going away brings theirs back.
  */
 import { z } from "zod";
+import type { wishLabels } from "../../domain/enrolment.js";
 import { messageOf } from "../../domain/error.js";
 
 export const pluginName = "meltemi-cni";
@@ -17,6 +18,19 @@ export interface PluginConfig {
   readonly timeoutMs: number;
   readonly briefTimeoutMs: number;
   readonly whenUnknown: WhenUnknown;
+  /** Where the plugin may look at labels while the agent does not answer. */
+  readonly kubernetes?: ApiAccess & { readonly wish: typeof wishLabels };
+}
+
+/** How the plugin reaches the API. */
+export interface ApiAccess {
+  /** `ADDRESS:PORT`, with an IP address. */
+  readonly server: string;
+  /** The name in the server's certificate; the address where it is left out. */
+  readonly serverName?: string | undefined;
+  readonly caFile: string;
+  readonly tokenFile: string;
+  readonly timeoutMs?: number | undefined;
 }
 
 export const whenUnknownRules = ["retry", "namespace", "allow"] as const;

@@ -42,7 +42,8 @@ function setting(): Setting {
       binDir: binDir!,
       confDir: confDir!,
       program: program!,
-      config: { socket: "/s", list: "/l", timeoutMs: 1, briefTimeoutMs: 1, whenUnknown: "retry" },
+      config: () =>
+        Promise.resolve({ socket: "/s", list: "/l", timeoutMs: 1, briefTimeoutMs: 1, whenUnknown: "retry" }),
     },
     systemFiles,
     systemClock,

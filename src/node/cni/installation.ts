@@ -20,7 +20,8 @@ export interface InstallationOptions {
   readonly confDir: string | undefined;
   /** Our plugin's program. */
   readonly program: string;
-  readonly config: PluginConfig;
+  /** Asked at every look: what it is made from may change. */
+  readonly config: () => Promise<PluginConfig>;
 }
 
 const own: ReadonlySet<string> = new Set(chainNames);
@@ -91,7 +92,7 @@ export class Installation {
   }
 
   async #alignChain(confDir: string): Promise<void> {
-    const wanted = chain(await this.#others(confDir), this.options.config);
+    const wanted = chain(await this.#others(confDir), await this.options.config());
     if (wanted.type !== "chained") {
       for (const name of chainNames) await this.files.remove(join(confDir, name));
       if (wanted.type === "theirs")

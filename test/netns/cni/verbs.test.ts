@@ -93,7 +93,7 @@ it("is one static program", () => {
   const [load, interpreter] = [1, 3];
   expect(headers).toContain(load);
   expect(headers).not.toContain(interpreter);
-  expect(statSync(pluginProgram).size).toBeLessThan(4 << 20);
+  expect(statSync(pluginProgram).size).toBeLessThan(8 << 20);
 });
 
 describe("VERSION", () => {

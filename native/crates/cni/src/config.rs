@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_json::Value;
 
+use crate::api::{Api, RawApi};
 use crate::failure::{Code, Failure};
 use crate::version::{self, Version};
 
@@ -45,6 +46,7 @@ pub(crate) struct Config {
     /// The longest that a pod waits which surely did not ask for the mesh.
     pub(crate) brief_timeout: Duration,
     pub(crate) when_unknown: WhenUnknown,
+    pub(crate) api: Option<Api>,
     /// STATUS fails while the agent does not answer.
     pub(crate) status_needs_agent: bool,
 }
@@ -64,6 +66,7 @@ struct Raw {
     timeout_ms: Option<u64>,
     brief_timeout_ms: Option<u64>,
     when_unknown: Option<String>,
+    kubernetes: Option<RawApi>,
     #[serde(default)]
     status_needs_agent: bool,
 }
@@ -123,6 +126,7 @@ impl Config {
             brief_timeout: milliseconds("briefTimeoutMs", raw.brief_timeout_ms, DEFAULT_BRIEF_TIMEOUT_MS)?
                 .min(timeout),
             when_unknown: when_unknown(raw.when_unknown.as_deref())?,
+            api: raw.kubernetes.map(Api::new).transpose()?,
             status_needs_agent: raw.status_needs_agent,
         })
     }

@@ -1,9 +1,11 @@
 //! `meltemi-cni`: a chained CNI plugin (spec 0.3.1 to 1.1.0). It changes nothing by itself: it tells the node
 //! agent about each pod's sandbox and returns when the agent has its capture in force. Where the agent does not
-//! answer it decides from the agent's list of this node's pods (docs/cni.md).
+//! answer it decides from the agent's list of this node's pods, and where configured from the API (docs/cni.md).
 
 mod agent;
+mod api;
 mod attachment;
+mod bounded;
 mod config;
 mod environment;
 mod event;
@@ -12,6 +14,7 @@ mod list;
 mod netns;
 mod verbs;
 mod version;
+mod wish;
 
 use std::io::{self, Read, Write};
 use std::process::ExitCode;

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::agent::{self, Answer, NoAnswer};
+use crate::agent::{self, Answer};
 use crate::attachment::{Attachment, Pod};
 use crate::config::{Config, WhenUnknown};
 use crate::environment::{Environment, Verb};
@@ -146,7 +146,7 @@ fn judge(config: &Config, pod: &Pod, path: &str, event: &str) -> Result<(), Fail
             format!("the node agent refuses pod {}: {reason}", pod.key()),
             "plugin and agent do not fit together, or the call is not the runtime's",
         )),
-        Err(problem) => unanswered(config, pod, &standing, &problem),
+        Err(problem) => unknown(config, pod, &standing, &problem.to_string()),
     }
 }
 
@@ -161,12 +161,18 @@ fn standing(config: &Config, pod: &Pod) -> Standing {
     }
 }
 
-fn unanswered(config: &Config, pod: &Pod, standing: &Standing, problem: &NoAnswer) -> Result<(), Failure> {
-    unknown(config, pod, standing, &problem.to_string())
-}
-
-/// The rule for what only the list can tell.
+/// What the list and the API can tell, and the rule for what they cannot.
 fn unknown(config: &Config, pod: &Pod, standing: &Standing, problem: &str) -> Result<(), Failure> {
+    if *standing == Standing::DidNotAsk {
+        return Ok(());
+    }
+    let mut problem = problem.to_owned();
+    match config.api.as_ref().map(|api| api.asks(pod)) {
+        Some(Ok(false)) => return Ok(()),
+        Some(Ok(true)) => return Err(later(pod, &format!("its labels ask for the mesh, and {problem}"))),
+        Some(Err(more)) => problem = format!("{problem}; {more}"),
+        None => {}
+    }
     let reason = match (standing, config.when_unknown) {
         (Standing::DidNotAsk, _) => return Ok(()),
         (Standing::Asked { by }, _) => format!("{by}, and {problem}"),
