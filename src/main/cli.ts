@@ -3,6 +3,7 @@ import { Command, Option } from "commander";
 import type { Target } from "../cli/run-directory.js";
 import type { View } from "../cli/view.js";
 import { MeltemiError, messageOf } from "../domain/error.js";
+import { redirectModeHelp } from "./redirect-mode.js";
 import { keepHeapSmall } from "../platform/small-heap.js";
 
 type Flags = Readonly<Record<string, string | boolean | undefined>>;
@@ -204,6 +205,21 @@ function addOfflineCommands(program: Command): void {
       const analysis = await analyzeDirectory(directory, { standalone: flags["standalone"] === true });
       process.stdout.write(formatAnalysis(analysis, text(flags, "output") as "table" | "json" | "yaml"));
       process.exitCode = analysisExitCode(analysis);
+    });
+  program
+    .command("doctor")
+    .description("finds out what this machine can do for the mesh")
+    .command("node")
+    .description("which ways of capture work on this node, which one an agent would choose, and why")
+    .option("--redirect-mode <mode>", redirectModeHelp, "auto")
+    .option("-o, --output <format>", "table, wide, json or yaml", "table")
+    .action(async (flags: Flags) => {
+      const { runDoctor } = await import("./doctor.js");
+      const { parseOutputFormat } = await import("../cli/view.js");
+      const { redirectModes } = await import("../node/capture/support.js");
+      const { parseChoice } = await import("./flags.js");
+      const mode = parseChoice("--redirect-mode", text(flags, "redirectMode") ?? "auto", redirectModes);
+      process.exitCode = await runDoctor(mode, parseOutputFormat(text(flags, "output") ?? "table"));
     });
   program
     .command("version")
