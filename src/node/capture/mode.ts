@@ -90,6 +90,8 @@ export interface Redirection {
   apply(pod: CapturedPod, form: CaptureForm): Promise<void>;
   /** Compares the namespace with what `apply` makes of it. */
   verify(pod: CapturedPod, form: CaptureForm): Promise<LayerState>;
+  /** Whether what netlink does not tell of is as applied; at little cost, for it is asked often. */
+  glance(netns: Netns): Promise<boolean>;
   /** The counters alone, at less cost. Empty where nothing is in force. */
   counts(netns: Netns): Promise<Counts>;
   /** Leaves the namespace as it was before `prepare`; succeeds where nothing was applied. */
@@ -108,6 +110,8 @@ export interface Guard {
   /** Lets new connections pass directly, while those that the data plane carries end. */
   drain(pod: CapturedPod): Promise<void>;
   verify(pod: CapturedPod): Promise<LayerState>;
+  /** As of a redirection. */
+  glance(netns: Netns): Promise<boolean>;
   counts(netns: Netns): Promise<Counts>;
   /** Leaves no trace, also of a namespace that is gone. */
   detach(netns: Pick<Netns, "inode"> & Partial<Netns>): Promise<void>;

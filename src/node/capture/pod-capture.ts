@@ -34,6 +34,8 @@ export interface Capture {
   /** New connections go directly, carried ones go on. */
   drain(pod: CapturedPod): Promise<void>;
   verify(pod: CapturedPod): Promise<CaptureState>;
+  /** Whether what netlink does not tell of is as applied; at little cost. */
+  glance(netns: Netns): Promise<boolean>;
   /** Puts both layers right. */
   repair(pod: CapturedPod): Promise<void>;
   counts(netns: Netns): Promise<LayerCounts>;
@@ -100,6 +102,14 @@ export class LayeredCapture implements Capture {
       broken: [...redirection.broken, ...guard.broken],
       counts: { redirection: redirection.counts, guard: guard.counts },
     };
+  }
+
+  async glance(netns: Netns): Promise<boolean> {
+    const intact = await Promise.all([
+      this.layers.redirection.glance(netns),
+      this.layers.guard.glance(netns),
+    ]);
+    return intact.every(Boolean);
   }
 
   async repair(pod: CapturedPod): Promise<void> {

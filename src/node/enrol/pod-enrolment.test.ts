@@ -55,6 +55,7 @@ class World implements Capture, DataPlanes {
   recordError = "";
   openError = "";
   looks = 0;
+  seemsIntact = true;
   openFds = 0;
   #fail: ((text: string) => void) | undefined;
   #recorded: string | undefined;
@@ -83,6 +84,9 @@ class World implements Capture, DataPlanes {
     this.looks += 1;
     this.settings = pod.settings;
     return Promise.resolve({ broken: this.broken.splice(0), counts: this.counted });
+  }
+  glance(): Promise<boolean> {
+    return Promise.resolve(this.seemsIntact);
   }
   repair(): Promise<void> {
     this.done.push("repair");
@@ -318,6 +322,20 @@ describe("a pod's enrolment", () => {
       }
       await eventually("the last look", () => world.looks === (told ? 2 : 4));
     }
+  });
+
+  it("looks closely as soon as a glance finds what the kernel does not tell of", async () => {
+    const world = new World();
+    world.watch = { next: () => new Promise(() => undefined), close: () => undefined };
+    const { phase } = begin(world);
+    await phase("serving");
+    await eventually("the first look", () => world.looks === 1);
+    world.seemsIntact = false;
+    world.broken = ["guard link gone"];
+    await eventually("the next glance", () => world.clock.nextDelayMs === 1000);
+    await world.clock.advance(1000);
+    await eventually("the repair", () => world.done.at(-1) === "repaired guard link gone");
+    world.seemsIntact = true;
   });
 
   it("leaves in order: new connections freed, data plane told, rules gone when carried connections have ended", async () => {

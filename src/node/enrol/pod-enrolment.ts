@@ -267,7 +267,8 @@ export class PodEnrolment {
         if (event.type === "refused") {
           throw new MeltemiError("unavailable", `the data plane cannot serve the pod: ${event.refusal}`);
         }
-        if (changed || !watched || clock.monotonic() - lookedMs >= watchedIntervalMs) {
+        const due = changed || !watched || clock.monotonic() - lookedMs >= watchedIntervalMs;
+        if (due || !(await this.#layers.glance(netns))) {
           changed = false;
           this.#judge(pod, await pairing.verify(pod, netns));
           lookedMs = clock.monotonic();

@@ -79,6 +79,11 @@ export class PodLayers {
     await this.#capture?.apply(await this.#captured(pod, netns));
   }
 
+  /** Whether a closer look is due. What cannot be looked at is not intact. */
+  async glance(netns: Netns): Promise<boolean> {
+    return (await this.#capture?.glance(netns).catch(() => false)) ?? true;
+  }
+
   /** Puts right what is not as applied, and says so; or, where the settings are new, makes it as they say. */
   async verify(pod: EnrolledPod, netns: Netns, changed: boolean): Promise<void> {
     const { observer, log } = this.parts;

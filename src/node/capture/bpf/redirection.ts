@@ -22,6 +22,8 @@ const nothing = { rules: [kernelLocal], routes: [] } as const;
 /** Redirection by policy routes through lo and a program at the namespace's socket lookup: no netfilter, no conntrack. */
 export class BpfRedirection implements Redirection {
   readonly name = "bpf";
+  /** What was wanted of each namespace when it was last verified. */
+  readonly #sysctls = new Map<number, Readonly<Record<string, string>>>();
 
   constructor(private readonly parts: BpfRedirectionParts) {}
 
@@ -47,23 +49,28 @@ export class BpfRedirection implements Redirection {
   async verify(pod: CapturedPod, form: CaptureForm): Promise<LayerState> {
     const addresses = await this.#addresses(pod.netns);
     const wanted = wantedSysctls(addresses);
-    const [v4, v6, present] = await Promise.all([
+    this.#sysctls.set(pod.netns.inode, wanted);
+    const [v4, v6, changed] = await Promise.all([
       this.#difference(pod, "4", form, addresses),
       this.#difference(pod, "6", form, addresses),
-      readSysctls(this.parts.sysctls, pod.netns, Object.keys(wanted)),
+      this.#changed(pod.netns, wanted),
     ]);
     const rules = [v4, v6].some((change) => change.addRules.length + change.removeRules.length > 0);
     const routes = [v4, v6].some((change) => change.addRoutes.length + change.removeRoutes.length > 0);
-    const changed = Object.entries(present).some(([name, value]) => wanted[name] !== value);
     return {
       broken: [
         ...(rules ? ["policy rule missing"] : []),
         ...(routes ? ["local route missing"] : []),
-        ...(changed ? ["sysctl changed"] : []),
+        ...(changed.length > 0 ? ["sysctl changed"] : []),
       ],
       // What the programs drop and pass, they count with the guard's.
       counts: new Map(),
     };
+  }
+
+  async glance(netns: Netns): Promise<boolean> {
+    const wanted = this.#sysctls.get(netns.inode) ?? {};
+    return (await this.#changed(netns, wanted)).length === 0;
   }
 
   counts(): Promise<Counts> {
@@ -71,6 +78,7 @@ export class BpfRedirection implements Redirection {
   }
 
   async remove(netns: Netns): Promise<void> {
+    this.#sysctls.delete(netns.inode);
     for (const family of families) {
       const present = await this.parts.routing.read(netns, family);
       // A namespace that never was captured, or has no such family, has nothing of this.
@@ -80,6 +88,12 @@ export class BpfRedirection implements Redirection {
       )
         await this.parts.routing.change(netns, family, difference(present, nothing, territory));
     }
+  }
+
+  /** The names of those that have another value. */
+  async #changed(netns: Netns, wanted: Readonly<Record<string, string>>): Promise<readonly string[]> {
+    const present = await readSysctls(this.parts.sysctls, netns, Object.keys(wanted));
+    return Object.keys(present).filter((name) => present[name] !== wanted[name]);
   }
 
   async #difference(

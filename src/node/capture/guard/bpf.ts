@@ -41,6 +41,10 @@ export class BpfGuard implements Guard {
     });
   }
 
+  glance(netns: Netns): Promise<boolean> {
+    return attempt(() => this.programs.verify(netns.fd, netns.inode).length === 0);
+  }
+
   counts(netns: Netns): Promise<Counts> {
     return attempt(() => this.#counts(netns));
   }

@@ -39,6 +39,10 @@ export class NftablesGuard implements Guard {
     return { broken: broken.map((part) => `guard ${part}`), counts: listing?.counts ?? new Map() };
   }
 
+  glance(): Promise<boolean> {
+    return Promise.resolve(true);
+  }
+
   async counts(netns: Netns): Promise<Counts> {
     return (await this.#table.listing(netns))?.counts ?? new Map();
   }

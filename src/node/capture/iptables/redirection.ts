@@ -74,6 +74,10 @@ export class IptablesRedirection implements Redirection {
     return { broken: [...broken].sort(), counts: sum(listings) };
   }
 
+  glance(): Promise<boolean> {
+    return Promise.resolve(true);
+  }
+
   async counts(netns: Netns): Promise<Counts> {
     const listings: Listing[] = [];
     await this.#inEach(netns, async (family) => {

@@ -34,6 +34,10 @@ export class NftablesRedirection implements Redirection {
     };
   }
 
+  glance(): Promise<boolean> {
+    return Promise.resolve(true);
+  }
+
   async counts(netns: Netns): Promise<Counts> {
     return (await this.#table.listing(netns))?.counts ?? new Map();
   }
