@@ -28,6 +28,8 @@ struct Cli {
 enum Role {
     /// The node's data plane: captures its pods' connections and carries them over HBONE.
     Ztunnel(Box<Flags>),
+    /// HTTP policy and routes before services and workloads that ask for it.
+    Waypoint(Box<crate::waypoint::Flags>),
 }
 
 #[derive(Debug, Args)]
@@ -156,11 +158,26 @@ pub(crate) struct Config {
     pub(crate) on_demand: bool,
 }
 
-impl Config {
+/// What the process is, and all that it was told.
+#[derive(Debug)]
+pub(crate) enum Command {
+    Ztunnel(Box<Config>),
+    Waypoint(Box<crate::waypoint::Config>),
+}
+
+impl Command {
     /// Reads the process's flags and environment. Bad ones end the process with code 2 and a message on
     /// standard error that names the flag; `--help` and `--version` end it with code 0.
     pub(crate) fn from_process() -> Self {
         Self::parse(std::env::args_os()).unwrap_or_else(|error| error.exit())
+    }
+
+    /// Threads, log level and log format.
+    pub(crate) fn process(&self) -> (usize, &str, LogFormat) {
+        match self {
+            Self::Ztunnel(config) => (config.workers, &config.log_level, config.log_format),
+            Self::Waypoint(config) => (config.workers, &config.log_level, config.log_format),
+        }
     }
 
     /// `arguments`: the program's name first.
@@ -172,8 +189,11 @@ impl Config {
         I: IntoIterator<Item = T>,
         T: Into<OsString> + Clone,
     {
-        let Cli { role: Role::Ztunnel(flags) } = Cli::try_parse_from(arguments)?;
-        flags.check().map_err(|problem| Cli::command().error(ErrorKind::ValueValidation, problem))
+        let checked = match Cli::try_parse_from(arguments)?.role {
+            Role::Ztunnel(flags) => flags.check().map(|config| Self::Ztunnel(Box::new(config))),
+            Role::Waypoint(flags) => flags.check().map(|config| Self::Waypoint(Box::new(config))),
+        };
+        checked.map_err(|problem| Cli::command().error(ErrorKind::ValueValidation, problem))
     }
 }
 
@@ -205,7 +225,9 @@ impl Flags {
         };
         let bpf_dir = match self.bpf_dir {
             Some(path) if path.as_os_str() == "none" => None,
-            Some(path) if path.as_os_str().is_empty() => return Err("--bpf-dir: the path is empty".to_owned()),
+            Some(path) if path.as_os_str().is_empty() => {
+                return Err("--bpf-dir: the path is empty".to_owned());
+            }
             Some(path) => Some(path),
             None => run_dir.as_ref().map(|dir| dir.join("bpf")).filter(|dir| dir.is_dir()),
         };
@@ -259,7 +281,7 @@ impl Flags {
     }
 }
 
-fn positive(flag: &str, value: u64) -> Result<u64, String> {
+pub(crate) fn positive(flag: &str, value: u64) -> Result<u64, String> {
     if value == 0 { Err(format!("{flag} 0: want at least 1")) } else { Ok(value) }
 }
 
@@ -267,7 +289,7 @@ fn unless_zero(ms: u64) -> Option<Duration> {
     (ms > 0).then(|| Duration::from_millis(ms))
 }
 
-fn name(flag: &str, value: &str) -> Result<(), String> {
+pub(crate) fn name(flag: &str, value: &str) -> Result<(), String> {
     let fits = !value.is_empty()
         && value.len() <= 253
         && value.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_'));
@@ -278,24 +300,27 @@ fn name(flag: &str, value: &str) -> Result<(), String> {
     }
 }
 
-fn trust_domain(value: &str) -> Result<(), String> {
+pub(crate) fn trust_domain(value: &str) -> Result<(), String> {
     meltemi_types::Identity::new(value, "namespace", "account")
         .map(|_| ())
         .map_err(|_| format!("--trust-domain {value:?}: want a-z, 0-9, '.', '-' and '_', at most 255"))
 }
 
-fn as_text<T: fmt::Display, S: Serializer>(value: &T, serializer: S) -> Result<S::Ok, S::Error> {
+pub(crate) fn as_text<T: fmt::Display, S: Serializer>(value: &T, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(value)
 }
 
-fn target_as_text<S: Serializer>(target: &AccessLogTarget, serializer: S) -> Result<S::Ok, S::Error> {
+pub(crate) fn target_as_text<S: Serializer>(
+    target: &AccessLogTarget,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
     match target {
         AccessLogTarget::Stdout => serializer.serialize_str("-"),
         AccessLogTarget::File(path) => path.serialize(serializer),
     }
 }
 
-fn as_millis<S: Serializer>(value: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+pub(crate) fn as_millis<S: Serializer>(value: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_u64(u64::try_from(value.as_millis()).unwrap_or(u64::MAX))
 }
 
@@ -306,7 +331,7 @@ fn as_optional_millis<S: Serializer>(value: &Option<Duration>, serializer: S) ->
     }
 }
 
-fn as_seconds<S: Serializer>(value: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+pub(crate) fn as_seconds<S: Serializer>(value: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_u64(value.as_secs())
 }
 
@@ -315,7 +340,10 @@ mod tests {
     use super::*;
 
     fn parse(flags: &[&str]) -> Result<Config, clap::Error> {
-        Config::parse(["meltemi-proxy", "ztunnel"].iter().chain(flags))
+        match Command::parse(["meltemi-proxy", "ztunnel"].iter().chain(flags))? {
+            Command::Ztunnel(config) => Ok(*config),
+            Command::Waypoint(_) => unreachable!("another role"),
+        }
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! A connection passes: [`outbound`] (captured, routed, tunnelled) on its client's node, [`inbound`] (peer
 //! proved, judged, connected as the client) on its server's. [`zds`] says which pods there are, [`pods`] and
-//! [`pod`] serve them, [`run`] puts everything together.
+//! [`pod`] serve them, [`run`] puts everything together. [`waypoint`] is the other role.
 
 mod admin;
 mod admission;
@@ -19,9 +19,10 @@ mod pod;
 mod pods;
 mod run;
 mod views;
+mod waypoint;
 mod zds;
 
-use crate::config::Config;
+use crate::config::Command;
 use anyhow::Context;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use std::process::ExitCode;
@@ -38,20 +39,24 @@ fn main() -> ExitCode {
 
 fn start() -> anyhow::Result<()> {
     meltemi_identity::harden_process()?;
-    let config = Config::from_process();
-    let logging = meltemi_telemetry::logging::init(&config.log_level, config.log_format)?;
+    let command = Command::from_process();
+    let (workers, log_level, log_format) = command.process();
+    let logging = meltemi_telemetry::logging::init(log_level, log_format)?;
     raise_descriptor_limit();
     meltemi_capture::tune_allocator();
     // Before there is another thread: each has the privileges of the one that starts it.
     let narrowed = meltemi_confine::narrow_data_plane()?;
     tracing::info!(capabilities = narrowed.capabilities.join(","), "privileges narrowed");
     let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(config.workers)
+        .worker_threads(workers)
         .thread_name("worker")
         .enable_all()
         .build()
         .context("cannot start the runtime")?;
-    let result = runtime.block_on(run::run(config, logging));
+    let result = match command {
+        Command::Ztunnel(config) => runtime.block_on(run::run(*config, logging)),
+        Command::Waypoint(config) => runtime.block_on(waypoint::run(*config, logging)),
+    };
     runtime.shutdown_background();
     result
 }

@@ -247,7 +247,7 @@ impl Pod {
 }
 
 /// Descriptors or memory are short: trying at once would fail again.
-fn is_scarcity(error: &std::io::Error) -> bool {
+pub(crate) fn is_scarcity(error: &std::io::Error) -> bool {
     use nix::libc::{EMFILE, ENFILE, ENOBUFS, ENOMEM};
     matches!(error.raw_os_error(), Some(EMFILE | ENFILE | ENOBUFS | ENOMEM))
 }

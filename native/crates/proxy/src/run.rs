@@ -32,8 +32,8 @@ const TRIM: Duration = Duration::from_secs(30);
 /// Runs until a signal or the control socket ends it.
 pub(crate) async fn run(config: Config, logging: LogControl) -> anyhow::Result<()> {
     let config = Arc::new(config);
-    let home = HomeNetns::current(config.bpf_dir.clone())
-        .context("cannot open this process's network namespace")?;
+    let home =
+        HomeNetns::current(config.bpf_dir.clone()).context("cannot open this process's network namespace")?;
     let metrics = Metrics::new("ztunnel", env!("CARGO_PKG_VERSION"));
     let access_log = AccessLog::open(config.access_log, &config.access_log_file, metrics.clone())?;
     let telemetry = Telemetry::new(metrics.clone(), access_log.clone());
@@ -234,14 +234,14 @@ async fn trim(node: Arc<Node>) {
 }
 
 /// Completes when the process is told to end.
-async fn ending(drain: &CancellationToken) -> anyhow::Result<()> {
+pub(crate) async fn ending(drain: &CancellationToken) -> anyhow::Result<()> {
     tokio::select! {
         result = ending_signal() => result,
         () = drain.cancelled() => Ok(()),
     }
 }
 
-async fn ending_signal() -> anyhow::Result<()> {
+pub(crate) async fn ending_signal() -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT")?;
     tokio::select! {
