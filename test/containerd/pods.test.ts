@@ -178,6 +178,10 @@ if (reason !== undefined) {
         expect(row?.state).toBe(pod.namespace === "shop" ? "enrolled" : "out");
       });
       expect(netnsNames()).toHaveLength(2 * each);
+      const { mode, guard } = (await node.pod(`shop/${names[0]!}`))!;
+      console.log(`${2 * each} pods run, ${each} of them captured by ${mode}, guarded by ${guard}`);
+      // What is looked for afterwards is there now.
+      if (guard === "bpf") expect((await traces()).pins).toHaveLength(each);
 
       for (const name of [names[0]!, names[each - 1]!]) {
         const [meshed, plain] = await Promise.all(

@@ -22,6 +22,8 @@ class Node {
   readonly gone = new Set<string>();
   readonly log = new RecordingLogger();
   file: string | undefined;
+  writes = 0;
+  full = false;
 
   agent(): Sandboxes {
     this.placed.clear();
@@ -29,6 +31,8 @@ class Node {
       file: {
         read: () => Promise.resolve(this.file),
         write: (text) => {
+          this.writes += 1;
+          if (this.full) return Promise.reject(new Error("no space left"));
           this.file = text;
           return Promise.resolve();
         },
@@ -129,4 +133,29 @@ test("a namespace that is not there is not taken", async () => {
   node.gone.add("/run/netns/a");
   await expect(node.agent().add(attachment("a"))).rejects.toMatchObject({ code: "conflict" });
   expect([node.placed.size, node.file]).toEqual([0, undefined]);
+});
+
+test("many at once are written in few turns, and all of them", async () => {
+  const node = new Node();
+  const sandboxes = node.agent();
+  await Promise.all(
+    Array.from({ length: 50 }, (_, index) =>
+      sandboxes.add(attachment(`c${index}`, { key: `shop/${index}` })),
+    ),
+  );
+  expect(node.writes).toBeLessThanOrEqual(2);
+  const next = node.agent();
+  await next.load();
+  expect(node.placed.size).toBe(50);
+});
+
+test("a full disk fails no pod", async () => {
+  const node = new Node();
+  const sandboxes = node.agent();
+  node.full = true;
+  await sandboxes.add(attachment("a"));
+  expect([node.netns, node.log.messages]).toEqual(["/run/netns/a", ["sandboxes not recorded"]]);
+  node.full = false;
+  await sandboxes.add(attachment("b", { key: "shop/other" }));
+  expect((JSON.parse(node.file ?? "") as { attachments: unknown[] }).attachments).toHaveLength(2);
 });

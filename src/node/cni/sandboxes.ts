@@ -45,6 +45,8 @@ export class Sandboxes {
   /** In the order of their telling: of two containers of one pod the later is the pod's. */
   readonly #attachments = new Map<string, Attachment>();
   #writing: Promise<void> = Promise.resolve();
+  /** A write that has not begun: it will have what changes until then. */
+  #queued: Promise<void> | undefined;
 
   constructor(private readonly dependencies: SandboxesDependencies) {}
 
@@ -128,15 +130,26 @@ export class Sandboxes {
     this.dependencies.placement.place(key, { podUid, netns, netnsInode, ips: [...new Set(ips)] });
   }
 
+  /** One write for all that wait. */
   #save(): Promise<void> {
-    this.#writing = this.#writing.catch(() => undefined).then(() => this.#write());
+    if (this.#queued !== undefined) return this.#queued;
+    this.#queued = this.#writing.then(() => {
+      this.#queued = undefined;
+      return this.#write();
+    });
+    this.#writing = this.#queued;
     return this.#writing;
   }
 
+  /** Without the record the next agent does not know where the pods are, and leaves them captured. */
   async #write(): Promise<void> {
-    const { file } = this.dependencies;
+    const { file, log } = this.dependencies;
     const attachments = [...this.#attachments.values()];
-    if (attachments.length === 0) await file.remove();
-    else await file.write(`${JSON.stringify({ version: 1, attachments })}\n`);
+    try {
+      if (attachments.length === 0) await file.remove();
+      else await file.write(`${JSON.stringify({ version: 1, attachments })}\n`);
+    } catch (error) {
+      log.error("sandboxes not recorded", { error: messageOf(error) });
+    }
   }
 }

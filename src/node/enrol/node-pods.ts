@@ -129,7 +129,10 @@ export class NodePods {
     });
     if (this.#started) return;
     this.#started = true;
-    const recordedOut = this.captured.all.filter(({ key }) => !enrolled.has(key));
+    // A pod that asks, and whose place is not known yet, is no pod that has left.
+    const recordedOut = this.captured.all.filter(
+      ({ key }) => !enrolled.has(key) && this.desired.standing(key, "")?.asks !== true,
+    );
     void Promise.all([
       ...present,
       ...recordedOut.map(({ key }) => this.dependencies.removeRecorded(key)),

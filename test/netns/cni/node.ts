@@ -12,6 +12,8 @@ interface PodRow {
   readonly state: string;
   readonly reason?: string;
   readonly netns: string;
+  readonly mode: string;
+  readonly guard: string;
 }
 
 export interface NodePodYaml {
@@ -99,6 +101,8 @@ export class CniNode {
     } catch {
       // It has ended, or there was none.
     }
+    // The agent that was killed has left its BPF file system mounted.
+    execaSync("umount", [join(this.runDir, "bpf")], { reject: false });
     rmSync(this.directory, { recursive: true, force: true });
   }
 
