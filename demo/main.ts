@@ -2,9 +2,9 @@ import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { Command, Option } from "commander";
 import { messageOf } from "../src/domain/error.js";
-import { type RowResult, renderJson, renderTable } from "./report.js";
+import { captureLine, type RowResult, renderJson, renderTable } from "./report.js";
 import { rows } from "./rows/index.js";
-import { type Row, type Sabotage, sabotages } from "./rows/row.js";
+import { expectationOf, type Row, type Sabotage, sabotages } from "./rows/row.js";
 import { root, testkit, World } from "./world.js";
 
 interface Options {
@@ -36,11 +36,11 @@ const progress = (step: string): void => {
 async function attempt(row: Row, world: World, broken: boolean): Promise<RowResult> {
   progress(row.name);
   try {
-    return { name: row.name, expected: row.expected, ...(await row.attempt(world, broken)) };
+    return { name: row.name, expected: expectationOf(row, world), ...(await row.attempt(world, broken)) };
   } catch (error) {
     return {
       name: row.name,
-      expected: row.expected,
+      expected: expectationOf(row, world),
       seen: `could not be tried: ${messageOf(error)}`,
       ok: false,
     };
@@ -88,6 +88,7 @@ async function main(): Promise<number> {
   const end = interrupted();
   const work = async (): Promise<void> => {
     await world.up(progress);
+    progress(`capture: ${captureLine(world.capturedBy)}`);
     for (const row of rows)
       results.push(
         await attempt(row, world, options.sabotage !== undefined && row.noticed === options.sabotage),
@@ -100,7 +101,9 @@ async function main(): Promise<number> {
   if (outcome === "interrupted") results = [];
   else {
     progress("done");
-    process.stdout.write(`${options.json ? renderJson(results) : renderTable(results)}\n`);
+    process.stdout.write(
+      `${options.json ? renderJson(results, world.capturedBy) : `${captureLine(world.capturedBy)}\n${renderTable(results)}`}\n`,
+    );
     if (options.keep) {
       process.stderr.write(whatToTry(world, await wayIn()));
       await end;

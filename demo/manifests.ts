@@ -6,7 +6,9 @@ import { stringify } from "yaml";
 import type { LabPod, Topology } from "./lab/topology.js";
 
 export const catalogVip = "10.96.0.10";
+export const catalogVip6 = "fd00:96::10";
 export const ledgerVip = "10.96.0.20";
+export const ledgerVip6 = "fd00:96::20";
 export const catalogPort = 8080;
 export const ledgerPort = 9090;
 
@@ -77,7 +79,7 @@ export function pod(
         serviceAccountName: changes.serviceAccount ?? plan.serviceAccount,
         containers: [{ name: plan.app }],
       },
-      status: { phase: "Running", podIP: lab.ip },
+      status: { phase: "Running", podIP: lab.ip, podIPs: [{ ip: lab.ip }, { ip: lab.ip6 }] },
     },
   ]);
 }
@@ -93,13 +95,22 @@ export function serviceAccounts(): string {
 }
 
 export function services(): string {
-  const service = (name: string, clusterIP: string, port: number): Manifest => ({
+  const service = (name: string, clusterIPs: readonly string[], port: number): Manifest => ({
     apiVersion: "v1",
     kind: "Service",
     metadata: { name, namespace: "shop" },
-    spec: { clusterIP, selector: { app: name }, ports: [{ name: "main", port, targetPort: port }] },
+    spec: {
+      clusterIPs,
+      ipFamilies: ["IPv4", "IPv6"],
+      ipFamilyPolicy: "RequireDualStack",
+      selector: { app: name },
+      ports: [{ name: "main", port, targetPort: port }],
+    },
   });
-  return documents([service("catalog", catalogVip, catalogPort), service("ledger", ledgerVip, ledgerPort)]);
+  return documents([
+    service("catalog", [catalogVip, catalogVip6], catalogPort),
+    service("ledger", [ledgerVip, ledgerVip6], ledgerPort),
+  ]);
 }
 
 /** Who may call the catalog, by service account. */

@@ -20,7 +20,27 @@ export function renderTable(rows: readonly RowResult[]): string {
     .join("\n");
 }
 
+/** How the pods are captured, as their agents say. */
+export interface CaptureChoice {
+  readonly mode: string;
+  readonly guard: string;
+  /** Why, where it is not the first choice. */
+  readonly reason: string;
+}
+
+const guards: Readonly<Record<string, string>> = {
+  bpf: "BPF at the host's end of the pods' links",
+  "bpf-in-pod": "BPF inside the pods",
+  nftables: "nftables, the weaker form",
+  none: "none",
+};
+
+/** The header: what brings connections to the data plane, and what stops the others. */
+export function captureLine({ mode, guard, reason }: CaptureChoice): string {
+  return `redirection ${mode}, guard ${guards[guard] ?? guard}${reason === "" ? "" : ` (${reason})`}`;
+}
+
 /** The rows for a program: one JSON object. */
-export function renderJson(rows: readonly RowResult[]): string {
-  return JSON.stringify({ rows, ok: rows.every((row) => row.ok) });
+export function renderJson(rows: readonly RowResult[], capture: CaptureChoice): string {
+  return JSON.stringify({ rows, ok: rows.every((row) => row.ok), capture });
 }

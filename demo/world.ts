@@ -8,6 +8,7 @@ import { flags } from "./lab/flags.js";
 import { LongRunning } from "./lab/long-running.js";
 import { hostIp, type LabPod, Topology } from "./lab/topology.js";
 import * as manifests from "./manifests.js";
+import type { CaptureChoice } from "./report.js";
 
 /** The repository's root, from the compiled file dist/demo/world.js. */
 export const root = fileURLToPath(new URL("../../", import.meta.url));
@@ -30,6 +31,19 @@ export interface HttpSummary {
   readonly response_bytes: number;
 }
 
+/** A pod in the answer of `meltemi status`. */
+export interface PodStatus {
+  readonly name: string;
+  readonly state: string;
+}
+
+interface Status {
+  readonly nodes: readonly {
+    readonly pods: readonly PodStatus[];
+    readonly capture?: CaptureChoice;
+  }[];
+}
+
 /** What `testkit capture` saw on an interface. */
 export interface CaptureSummary {
   readonly packets: number;
@@ -47,6 +61,7 @@ export class World {
   readonly #clients: LongRunning[] = [];
   readonly #externalDataPlanes: readonly string[];
   #standalone: Child | undefined;
+  #capturedBy: CaptureChoice | undefined;
 
   /** @param externalDataPlanes nodes whose data plane the caller starts, when the mesh is up */
   constructor(externalDataPlanes: readonly string[] = []) {
@@ -59,8 +74,8 @@ export class World {
     await this.topology.up(["n1", "n2"]);
     for (const plan of manifests.pods) await this.topology.addPod(plan.name, plan.node, plan.host);
     for (const name of ["catalog-1", "catalog-2"])
-      await this.#serve(name, ["http", "--listen", `0.0.0.0:${manifests.catalogPort}`, "--name", name]);
-    await this.#serve("ledger", ["tcp", "--listen", `0.0.0.0:${manifests.ledgerPort}`]);
+      await this.#serve(name, ["http", "--listen", `[::]:${manifests.catalogPort}`, "--name", name]);
+    await this.#serve("ledger", ["tcp", "--listen", `[::]:${manifests.ledgerPort}`]);
 
     progress("manifests");
     await mkdir(this.config, { recursive: true });
@@ -74,7 +89,14 @@ export class World {
 
     progress("meltemi standalone: control plane, two agents, two data planes");
     await this.startMesh();
-    if (this.#externalDataPlanes.length === 0) await this.allEnrolled();
+    if (this.#externalDataPlanes.length > 0) return;
+    await this.allEnrolled();
+    this.#capturedBy = await this.#captureChoice();
+  }
+
+  /** How the pods are captured: the same on every node. */
+  get capturedBy(): CaptureChoice {
+    return this.#capturedBy ?? { mode: "unknown", guard: "unknown", reason: "" };
   }
 
   async startMesh(): Promise<void> {
@@ -172,8 +194,24 @@ export class World {
   }
 
   async podStates(): Promise<Map<string, string>> {
-    const status = await this.cli<{ nodes: { pods: { name: string; state: string }[] }[] }>("status");
-    return new Map(status.nodes.flatMap((node) => node.pods.map((pod) => [pod.name, pod.state] as const)));
+    return new Map((await this.#pods()).map(({ name, state }) => [name, state] as const));
+  }
+
+  async enrolledPods(): Promise<readonly PodStatus[]> {
+    return (await this.#pods()).filter(({ state }) => state === "enrolled");
+  }
+
+  async #pods(): Promise<PodStatus[]> {
+    const { nodes } = await this.cli<Status>("status");
+    return nodes.flatMap((node) => node.pods);
+  }
+
+  /** How the nodes capture; known once the pods are enrolled. Differing answers are all named. */
+  async #captureChoice(): Promise<CaptureChoice> {
+    const { nodes } = await this.cli<Status>("status");
+    const all = (name: keyof CaptureChoice): string =>
+      [...new Set(nodes.flatMap(({ capture }) => capture?.[name] ?? []))].join(" and ");
+    return { mode: all("mode"), guard: all("guard"), reason: all("reason") };
   }
 
   /** Waits until the agents say that a pod is in this state. */
@@ -181,6 +219,12 @@ export class World {
     await eventually(`${name} to be ${state}`, async () =>
       (await this.podStates()).get(name) === state ? true : undefined,
     );
+  }
+
+  /** Takes a pod out of the mesh, or back in, by its label, as a user would. */
+  async setInMesh(name: string, inMesh: boolean): Promise<void> {
+    await this.applyPod(name, inMesh ? {} : { labels: { "istio.io/dataplane-mode": "none" } });
+    await this.podReaches(name, inMesh ? "enrolled" : "out");
   }
 
   /** Takes a pod out of the mesh and in again with a changed manifest. */

@@ -3,6 +3,7 @@ import { join } from "node:path";
 import { Command, Option } from "commander";
 import { messageOf } from "../src/domain/error.js";
 import { renderTable, type RowResult } from "../demo/report.js";
+import { expectationOf } from "../demo/rows/row.js";
 import { World } from "../demo/world.js";
 import { eventually } from "../demo/lab/command.js";
 import { hostIp } from "../demo/lab/topology.js";
@@ -71,7 +72,7 @@ async function main(): Promise<number> {
       const seen = await row
         .attempt(world, false)
         .catch((error: unknown) => ({ seen: messageOf(error), ok: false }));
-      results.push({ name: row.name, expected: row.expected, ...seen });
+      results.push({ name: row.name, expected: expectationOf(row, world), ...seen });
     }
     process.stdout.write(`${renderTable(results)}\n`);
     return results.every((row) => row.ok) ? 0 : 1;

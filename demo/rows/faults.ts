@@ -1,5 +1,5 @@
 import { flags } from "../lab/flags.js";
-import { eventually, runIn } from "../lab/command.js";
+import { eventually } from "../lab/command.js";
 import { catalogPort, ledgerPort } from "../manifests.js";
 import type { HttpSummary, World } from "../world.js";
 import { errorsOf } from "./balance.js";
@@ -42,6 +42,16 @@ export const deciders: Row = {
   },
 };
 
+/** Waits until more connections of the front end have ended in order. */
+async function answered(world: World, what: string): Promise<void> {
+  const ended = async (): Promise<number> =>
+    (await world.records("n1")).filter(
+      (each) => each["src_workload"] === "frontend" && each["reason"] === undefined,
+    ).length;
+  const before = await ended();
+  await eventually(what, async () => ((await ended()) > before ? true : undefined));
+}
+
 const marker = "not-a-word-of-this-in-plaintext";
 
 export const dataPlane: Row = {
@@ -57,14 +67,14 @@ export const dataPlane: Row = {
       "http",
       ...flags({ url, intervalMs: 5, keepalive: "false", timeoutMs: 500, untilSignal: true }),
     ]);
-    await eventually("the first answers", async () =>
-      (await world.records("n1")).length > 0 ? true : undefined,
-    );
+    await answered(world, "the first answers");
     const started = performance.now();
     const killed = await world.kill("proxy-n1");
+    // What a mesh that fails open does: the capture goes when the proxy is gone.
     if (broken) {
-      // What a mesh that fails open does: the capture goes when the proxy is gone.
-      await runIn(pod.netns, "nft", ["flush", "ruleset"]);
+      await world.setInMesh(pod.name, false);
+      await world.client(pod, ["http", ...flags({ url, requests: 1, timeoutMs: 500 })]);
+      await world.setInMesh(pod.name, true);
     }
     await eventually("the data plane to be back", async () => {
       const now = (await world.processes()).get("proxy-n1");
@@ -79,6 +89,7 @@ export const dataPlane: Row = {
     });
     const back = performance.now() - started;
     await world.allEnrolled();
+    await answered(world, "answers after the fault");
     const [summary, wire] = [await load.stop(), await capture.stop()];
     return {
       seen:

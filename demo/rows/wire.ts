@@ -17,22 +17,16 @@ async function sendMarker(world: World): Promise<CaptureSummary> {
   return capture.stop();
 }
 
-/** Takes the front end out of the mesh, or back in, by its label, as a user would. */
-async function setFrontendInMesh(world: World, inMesh: boolean): Promise<void> {
-  await world.applyPod("frontend", inMesh ? {} : { labels: { "istio.io/dataplane-mode": "none" } });
-  await world.podReaches("frontend", inMesh ? "enrolled" : "out");
-}
-
 export const wire: Row = {
   name: "nothing readable on the wire between the nodes",
   expected: "TLS records and no marker with the mesh on; the marker with it off; packets seen, none dropped",
   noticed: "plaintext",
   attempt: async (world, broken) => {
-    if (broken) await setFrontendInMesh(world, false);
+    if (broken) await world.setInMesh("frontend", false);
     const on = await sendMarker(world);
-    await setFrontendInMesh(world, false);
+    await world.setInMesh("frontend", false);
     const off = await sendMarker(world);
-    await setFrontendInMesh(world, true);
+    await world.setInMesh("frontend", true);
     const marked = (found: boolean): string => (found ? "the marker" : "no marker");
     return {
       seen:
