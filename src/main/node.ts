@@ -32,6 +32,10 @@ export function addNodeFlags(command: Command): Command {
     .option("--cluster-id <id>", "name of this cluster", "Kubernetes")
     .option("--network <name>", "network of this node", "")
     .option("--proxy <path>", "the data plane's program; without it another one is expected to connect")
+    .option(
+      "--data-plane-registers",
+      "the one that is expected is meltemi-proxy, which the guard can tell apart",
+    )
     .option("--redirect-mode <mode>", redirectModeHelp, "auto")
     .option("--bpf-dir <dir>", "where BPF programs and maps are pinned (RUN_DIR/bpf)")
     .option("--metrics-address <host:port>", "where /metrics is served, or none", "0.0.0.0:15020")
@@ -74,6 +78,7 @@ export function readNodeOptions(flags: Flags): AgentOptions {
     clusterId: text("clusterId"),
     network: text("network"),
     proxy: proxy === "" ? undefined : resolve(proxy),
+    dataPlaneRegisters: flags["dataPlaneRegisters"] === true,
     redirectMode: parseChoice("--redirect-mode", text("redirectMode"), redirectModes),
     bpfDir: resolve(text("bpfDir") || join(text("runDir"), "bpf")),
     metricsAddress: parseListen("--metrics-address", text("metricsAddress")),

@@ -18,6 +18,8 @@ export interface AgentOptions {
   readonly network: string;
   /** The data plane's program; undefined: another one will connect, and is not supervised. */
   readonly proxy: string | undefined;
+  /** The data plane that will connect is ours (another container of the node's pod): it registers its sockets with the guard. */
+  readonly dataPlaneRegisters: boolean;
   readonly redirectMode: RedirectMode;
   /** Where the node's BPF programs and maps are pinned. */
   readonly bpfDir: string;

@@ -93,7 +93,7 @@ export async function runAgent(
       node: options.node,
       redirectMode: options.redirectMode,
       bpfDir: options.bpfDir,
-      dataPlaneRegisters: options.proxy !== undefined,
+      dataPlaneRegisters: options.proxy !== undefined || options.dataPlaneRegisters,
       verifyIntervalMs: limits.verifyIntervalMs,
     },
     { native, clock, random, log, onHostRepair: (part) => metrics.hostRepaired(part) },

@@ -96,7 +96,7 @@ export async function assembleCaptures(
 const foreignDataPlane: Ability = {
   works: false,
   reason: "the data plane is not this agent's, and registers no sockets",
-  fix: "have the agent start meltemi-proxy (--proxy)",
+  fix: "have the agent start meltemi-proxy (--proxy), or say that the other one is meltemi-proxy (--data-plane-registers)",
 };
 
 function required(support: NodeSupport, wanted: RedirectMode): Choice {
