@@ -4,6 +4,7 @@ import { join } from "node:path";
 import type { Meta, NamespaceObject, PodObject } from "../../../src/domain/objects.js";
 import type { SourceEvent } from "../../../src/domain/source-event.js";
 import { assembleCaptures } from "../../../src/node/capture/assembly.js";
+import type { Captures } from "../../../src/node/capture/captures.js";
 import type { RedirectMode } from "../../../src/node/capture/support.js";
 import { assembleEnrolment } from "../../../src/node/enrol/assembly.js";
 import type { NodePods } from "../../../src/node/enrol/node-pods.js";
@@ -54,6 +55,7 @@ export function pod(name: string, ip: string, netns: string, fields: Partial<Pod
 /** Enrolment, capture and ZDS of one agent, over the real kernel, without source, relay and supervision. */
 export interface Core {
   readonly directory: string;
+  readonly captures: Captures;
   readonly pods: NodePods;
   readonly zds: ZdsServer;
   readonly repairs: string[];
@@ -69,6 +71,7 @@ export async function startCore(
     verifyIntervalMs?: number;
     captureGraceMs?: number;
     redirectMode?: RedirectMode;
+    dataPlaneRegisters?: boolean;
   } = {},
 ): Promise<Core> {
   const directory = options.directory ?? (await mkdtemp(join(tmpdir(), "meltemi-node-")));
@@ -94,8 +97,8 @@ export async function startCore(
       node: "n1",
       redirectMode: options.redirectMode ?? "auto",
       bpfDir: join(directory, "bpf"),
-      // The fake that stands in for it.
-      dataPlaneRegisters: false,
+      // The fake that stands in for it does not.
+      dataPlaneRegisters: options.dataPlaneRegisters ?? false,
       verifyIntervalMs: options.verifyIntervalMs ?? 200,
     },
     {
@@ -141,6 +144,7 @@ export async function startCore(
   );
   return {
     directory,
+    captures,
     pods,
     zds,
     repairs,

@@ -20,6 +20,11 @@ const mainPreference = 32766;
 const preferences = { self: 50, local: 60, exempt: 80, capture: 101 } as const;
 /** The kernel's own first rule, which ours replace while they stand. */
 export const kernelLocal: Rule = { priority: 0, table: "local", kernel: true };
+/** The kernel's other rules, which ours lead to: put back where `ip rule flush` has taken them along. */
+const kernelRules = (family: Family): readonly Rule[] => [
+  { priority: mainPreference, table: "main", kernel: true },
+  ...(family === "4" ? [{ priority: 32767, table: "default", kernel: true } as const] : []),
+];
 
 export interface PodAddress {
   readonly interface: string;
@@ -44,7 +49,8 @@ export function routingPlan(
 ): RoutingPlan {
   const own = addresses.filter(({ address }) => isOf(family, address) && !isLinkLocal(address));
   const primary = primaryOf(own, settings);
-  if (primary === undefined) return { rules: [kernelLocal], routes: [] };
+  const kernel = kernelRules(family);
+  if (primary === undefined) return { rules: [kernelLocal, ...kernel], routes: [] };
   const exempt = (selector: Partial<Rule>): Rule => ({
     priority: preferences.exempt,
     ...selector,
@@ -72,6 +78,7 @@ export function routingPlan(
       })),
       { priority: preferences.local, table: "local" },
       ...(form === "redirecting" ? redirecting : draining),
+      ...kernel,
     ],
     routes: [
       ...unique(own.map(({ address }) => address)).map((destination) => ({ destination, table: selfTable })),

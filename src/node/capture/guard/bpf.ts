@@ -49,12 +49,10 @@ export class BpfGuard implements Guard {
     return attempt(() => this.#counts(netns));
   }
 
-  detach({ inode }: Pick<Netns, "inode">): Promise<void> {
-    return attempt(() => {
-      this.programs.detach(inode);
-      this.#places.delete(inode);
-      this.#settings.delete(inode);
-    });
+  async detach({ inode }: Pick<Netns, "inode">): Promise<void> {
+    await this.programs.detach(inode);
+    this.#places.delete(inode);
+    this.#settings.delete(inode);
   }
 
   #counts({ inode }: Netns): Counts {
