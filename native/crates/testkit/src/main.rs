@@ -9,6 +9,7 @@ mod capture;
 mod client;
 mod failure;
 mod hbone;
+mod kernel;
 mod load;
 mod output;
 mod serve;
@@ -42,6 +43,9 @@ enum Command {
     /// Load for benchmarks.
     #[command(subcommand)]
     Load(load::Load),
+    /// What is attached to interfaces.
+    #[command(subcommand)]
+    Kernel(kernel::Kernel),
     /// Attempts to get past capture and guard.
     #[command(subcommand)]
     Attack(attack::Attack),
@@ -76,6 +80,7 @@ fn run(options: Options) -> anyhow::Result<bool> {
             Command::Capture(command) => capture::run(command).await.map(|()| true),
             Command::Hbone(command) => hbone::run(command).await,
             Command::Load(command) => load::run(command).await,
+            Command::Kernel(command) => kernel::run(&command),
             Command::Attack(command) => attack::run(command).await,
         }
     })

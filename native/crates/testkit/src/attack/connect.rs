@@ -75,6 +75,8 @@ fn attempt(options: &Options, report: &mut Report) -> Step {
     let mut answer = [0_u8; 4096];
     let count = socket.read(&mut answer).map_err(|error| ("read", error))?;
     report.received_bytes += count as u64;
+    let echoed = answer[..count].iter().zip(text.as_bytes()).take_while(|(back, sent)| back == sent);
+    report.echoed_bytes += echoed.count() as u64;
     Ok(())
 }
 

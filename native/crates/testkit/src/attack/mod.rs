@@ -43,6 +43,8 @@ struct Report {
     sent_bytes: u64,
     /// Bytes that came back.
     received_bytes: u64,
+    /// Those of them that are what was sent: an application answered.
+    echoed_bytes: u64,
     /// System calls that failed, as `CALL: ERROR`.
     errors: BTreeMap<String, u64>,
     /// The effective set, in hexadecimal, as /proc/self/status has it.
@@ -56,6 +58,7 @@ impl Report {
             succeeded: 0,
             sent_bytes: 0,
             received_bytes: 0,
+            echoed_bytes: 0,
             errors: BTreeMap::new(),
             capabilities: effective_capabilities()?,
         })
