@@ -91,11 +91,13 @@ const draining: Rules = {
   nat: { [outgoing]: [] },
 };
 
-/** Which jumps are there, in a listing by `iptables-save`. */
-export function presentJumps(listing: string): readonly Jump[] {
-  const sections = new Map(
-    listing.split(/^\*/mu).map((section) => [section.slice(0, section.indexOf("\n")).trim(), section]),
-  );
+/** The lines of each table, in a listing by `iptables-save`. */
+const sectionsOf = (listing: string): ReadonlyMap<string, string> =>
+  new Map(listing.split(/^\*/mu).map((section) => [section.slice(0, section.indexOf("\n")).trim(), section]));
+
+/** Which jumps are there. */
+function presentJumps(listing: string): readonly Jump[] {
+  const sections = sectionsOf(listing);
   return jumps.filter(({ table, from, to }) =>
     (sections.get(table) ?? "").split("\n").some((line) => line.endsWith(`-A ${from} -j ${to}`)),
   );
@@ -132,9 +134,10 @@ export function applyScript(
 /** Input of `iptables-restore --noflush` that takes out what is ours; empty where nothing is. */
 export function removeScript(listing: string): string {
   const there = presentJumps(listing);
+  const sections = sectionsOf(listing);
   return tables
     .flatMap((table) => {
-      const found = ownChains(table).filter((chain) => listing.includes(`:${chain} `));
+      const found = ownChains(table).filter((chain) => sections.get(table)?.includes(`:${chain} `) ?? false);
       if (found.length === 0) return [];
       return [
         `*${table}`,
