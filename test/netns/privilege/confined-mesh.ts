@@ -5,6 +5,7 @@ import { join } from "node:path";
 import { execa } from "execa";
 import { startIn } from "../../../demo/lab/command.js";
 import { Topology, type LabPod } from "../../../demo/lab/topology.js";
+import type { Mode } from "../../../bench/capture/modes.js";
 import { ControlPlaneProcess } from "../../helpers/control-plane-process.js";
 import { eventually } from "../../helpers/eventually.js";
 import { ConfinedNode, root } from "./confined-node.js";
@@ -26,11 +27,12 @@ export class ConfinedMesh {
   readonly controlPlane = new ControlPlaneProcess();
   readonly nodes = new Map<string, ConfinedNode>();
   readonly #programs: ChildProcess[] = [];
+  #bpffs = false;
 
   constructor(
     prefix: string,
     readonly directory: string,
-    private readonly agentFlags: readonly string[] = [],
+    private readonly mode: Mode,
   ) {
     this.topology = new Topology(prefix);
     mkdirSync(directory, { recursive: true });
@@ -63,7 +65,7 @@ export class ConfinedMesh {
     }
     await this.controlPlane.start();
     for (const node of this.topology.nodes)
-      this.nodes.set(node.name, new ConfinedNode(node, this.controlPlane, this.directory, this.agentFlags));
+      this.nodes.set(node.name, new ConfinedNode(node, this.controlPlane, this.directory, this.mode));
   }
 
   #writePod({ name, ip, node }: LabPod, netns: string): void {
@@ -76,6 +78,12 @@ spec: { nodeName: ${node.name}, serviceAccountName: ${name}, containers: [{ name
 status: { podIP: ${ip}, phase: Running }
 `,
     );
+  }
+
+  /** For each node the bpffs of its host. */
+  async mountBpffs(): Promise<void> {
+    this.#bpffs = true;
+    for (const node of this.nodes.values()) await node.mountBpffs();
   }
 
   enrol(): void {
@@ -115,6 +123,7 @@ status: { podIP: ${ip}, phase: Running }
 
   async down(): Promise<void> {
     await Promise.all([...this.nodes.values()].map((node) => node.stop()));
+    if (this.#bpffs) for (const node of this.nodes.values()) await node.unmountBpffs();
     await this.controlPlane.remove();
     for (const program of this.#programs) program.kill("SIGKILL");
     await this.topology.down();

@@ -3,8 +3,9 @@ import { spawn, type ChildProcess } from "node:child_process";
 import { closeSync, mkdirSync, openSync, readFileSync, symlinkSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
-import { netnsPath } from "../../../demo/lab/command.js";
+import { netnsPath, run } from "../../../demo/lab/command.js";
 import type { LabNode } from "../../../demo/lab/topology.js";
+import type { Mode } from "../../../bench/capture/modes.js";
 import { callUnixJson } from "../../../src/platform/unix-http-client.js";
 import type { ControlPlaneProcess } from "../../helpers/control-plane-process.js";
 import { eventually } from "../../helpers/eventually.js";
@@ -62,16 +63,26 @@ export class ConfinedNode {
   readonly #run: string;
   readonly #state: string;
 
-  /** @param agentFlags more of the agent's flags, for the mode */
+  /** @param mode how pods are captured: the agent's `--redirect-mode` */
   constructor(
     private readonly node: LabNode,
     private readonly controlPlane: ControlPlaneProcess,
     directory: string,
-    private readonly agentFlags: readonly string[],
+    private readonly mode: Mode,
   ) {
     this.#run = join(directory, node.name, "run");
     this.#state = join(directory, node.name, "state");
-    for (const path of [this.#run, this.#state]) mkdirSync(path, { recursive: true, mode: 0o700 });
+    for (const path of [this.#run, this.#state, join(this.#run, "bpf")])
+      mkdirSync(path, { recursive: true, mode: 0o700 });
+  }
+
+  /** What a node's host has mounted before its pods come: a container's own mount would be no other's. */
+  async mountBpffs(): Promise<void> {
+    await run("mount", ["-t", "bpf", "bpf", join(this.#run, "bpf")]);
+  }
+
+  async unmountBpffs(): Promise<void> {
+    await run("umount", [join(this.#run, "bpf")]);
   }
 
   pid(name: ContainerName): number {
@@ -107,15 +118,15 @@ export class ConfinedNode {
   }
 
   #agentCommand(): string[] {
-    const { config, state, run } = this.controlPlane;
+    const { config, state, run: controlPlaneRun } = this.controlPlane;
     return [
       ...[process.execPath, join(root, "bin/meltemi"), "node", "--node", this.node.name],
       ...["--config", config, "--run-dir", this.#run, "--state-dir", this.#state],
-      ...["--control-plane", `unix:${join(run, "control-xds.sock")}`],
-      ...["--control-plane-root", join(run, "root-cert.pem")],
+      ...["--control-plane", `unix:${join(controlPlaneRun, "control-xds.sock")}`],
+      ...["--control-plane-root", join(controlPlaneRun, "root-cert.pem")],
       ...["--token-file", join(state, "tokens", this.node.name)],
       ...["--metrics-address", "none", "--ready-address", "none", "--log-format", "json"],
-      ...this.agentFlags,
+      ...["--redirect-mode", this.mode, "--data-plane-registers"],
     ];
   }
 
@@ -146,14 +157,20 @@ export class ConfinedNode {
   }
 
   /** Waits until the pod is in one of the states, and gives what the agent says of it. */
-  podReaches(pod: string, ...states: readonly string[]): Promise<PodState> {
-    return eventually(
-      `${pod} to be ${states.join(" or ")}`,
-      async () => {
-        const found = (await this.status())?.pods.find(({ name }) => name === pod);
-        return found !== undefined && states.includes(found.state) && found;
-      },
-      30_000,
-    );
+  async podReaches(pod: string, ...states: readonly string[]): Promise<PodState> {
+    let last: PodState | undefined;
+    try {
+      return await eventually(
+        `${pod} to be ${states.join(" or ")}`,
+        async () => {
+          last = (await this.status())?.pods.find(({ name }) => name === pod);
+          return last !== undefined && states.includes(last.state) && last;
+        },
+        30_000,
+      );
+    } catch (error) {
+      const logs = (["agent", "data-plane"] as const).map((name) => this.log(name).slice(-1_500));
+      throw new Error([String(error), JSON.stringify(last), ...logs].join("\n"), { cause: error });
+    }
   }
 }

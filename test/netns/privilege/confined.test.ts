@@ -3,6 +3,7 @@ import { readFileSync } from "node:fs";
 import { afterAll, beforeAll, describe, expect, it, onTestFinished } from "vitest";
 import { eventually } from "../../helpers/eventually.js";
 import { dump } from "../node/probes.js";
+import { workingModes } from "../working-modes.js";
 import { settledDump } from "../settled-dump.js";
 import { ConfinedMesh } from "./confined-mesh.js";
 import { containerWithout, listedCapabilities, type ContainerName } from "./confined-node.js";
@@ -34,12 +35,15 @@ function privileges(pid: number): Record<string, bigint> {
   };
 }
 
-describe("a confined node", () => {
-  const mesh = new ConfinedMesh("v", "/run/meltemi/privilege");
+const working = workingModes();
+
+describe.each(working)("a confined node, mode %s", (mode) => {
+  const mesh = new ConfinedMesh("v", `/run/meltemi/privilege-${mode}`, mode);
   const before = new Map<string, string>();
 
   beforeAll(async () => {
     await mesh.up();
+    if (working.includes("bpf")) await mesh.mountBpffs();
     for (const { name, netns } of mesh.topology.pods) before.set(name, await settledDump(netns));
     mesh.start();
   });
@@ -48,6 +52,7 @@ describe("a confined node", () => {
   it("enrols its pods and carries their traffic, with what is listed and no more", async () => {
     await mesh.enrolled();
     await mesh.works();
+    expect((await mesh.node("n1").podReaches("cart", "enrolled")).mode).toBe(mode);
     for (const node of mesh.nodes.values()) {
       for (const name of ["agent", "data-plane"] as const) {
         const listed = maskOf(name);
