@@ -51,7 +51,8 @@ pub(super) async fn serve(
         Ok(reached) => reached,
         Err(unreached) => return refused(unreached, &mut record, incoming),
     };
-    let judged = Judged { workload: endpoint.workload.clone(), facts: client.facts(endpoint.address) };
+    let facts = client.facts(endpoint.address);
+    let judged = Judged { workload: endpoint.workload.clone(), facts, policies: None };
     let mut tracked =
         waypoint.connections.track(record.id(), &waypoint.name, Some(judged), Some(standing.clone()));
     if let Err(error) = standing.check(waypoint.certificates.trust()) {

@@ -30,6 +30,16 @@ pub struct Object {
     pub endpoint_of: Vec<String>,
 }
 
+impl Object {
+    /// Addresses and policies by their names, a waypoint's own objects as `KIND:NAME`.
+    fn key(&self) -> String {
+        match self.kind {
+            ResourceType::Address | ResourceType::Authorization => self.name.clone(),
+            kind => format!("{}:{}", kind.label(), self.name),
+        }
+    }
+}
+
 #[derive(Debug, Default)]
 struct State {
     objects: BTreeMap<String, (u64, Object)>,
@@ -65,7 +75,7 @@ impl Control {
             let mut state = self.state.lock().unwrap();
             state.version += 1;
             let version = state.version;
-            state.objects.insert(object.name.clone(), (version, object));
+            state.objects.insert(object.key(), (version, object));
             version
         };
         self.changed.send_replace(version);
@@ -222,7 +232,7 @@ impl AggregatedDiscoveryService for Control {
                     },
                     _ = changed.changed() => {}
                 }
-                for kind in ResourceType::ALL {
+                for kind in ResourceType::WAYPOINT {
                     let answer = session.answer(kind, &control.state.lock().unwrap());
                     if let Some(answer) = answer
                         && responses.send(Ok(answer)).await.is_err()

@@ -5,6 +5,7 @@ pub mod agent;
 pub mod control;
 pub mod objects;
 pub mod sandbox;
+pub mod waypoint;
 pub mod world;
 
 use std::time::Duration;
