@@ -221,11 +221,13 @@ impl Mesh {
         set
     }
 
-    /// The same, waiting until the set is complete; at the deadline, as it is then.
+    /// The same, waiting until the set is complete; at the deadline, as it is then. The workload is looked up
+    /// anew each time: of a policy that is removed the workload may be told last, and would name it till then.
     pub async fn await_policies_for(&self, workload: &Workload, deadline: Instant) -> Arc<PolicySet> {
         let mut answers = self.answers.subscribe();
         loop {
-            let set = self.policies_for(workload);
+            let current = self.store.read().workloads.get(&workload.uid).cloned();
+            let set = self.policies_for(current.as_deref().unwrap_or(workload));
             if set.is_complete() {
                 return set;
             }

@@ -118,6 +118,25 @@ async fn a_selecting_policy_that_has_not_come_is_waited_for() {
     assert_eq!(judged(&mesh, 8081), "allow None");
 }
 
+/// The policy goes first, then the workload that named it: whoever comes in between waits for that alone.
+#[tokio::test(start_paused = true)]
+async fn a_selecting_policy_that_was_removed_is_not_waited_for() {
+    let mesh = Arc::new(selected(&["shop/p"]));
+    put_policies(&mesh, vec![policy(authorization("p", Scope::WorkloadSelector, Action::Deny))], &[]);
+    put_policies(&mesh, vec![], &["shop/p"]);
+    let waiting = tokio::spawn({
+        let mesh = mesh.clone();
+        async move {
+            let began = Instant::now();
+            let complete = mesh.await_policies_for(&web(&mesh), soon()).await.is_complete();
+            (complete, began.elapsed())
+        }
+    });
+    tokio::task::yield_now().await;
+    put(&mesh, vec![update(pod("web-1", "10.0.0.1"))]);
+    assert_eq!(waiting.await.unwrap(), (true, Duration::ZERO));
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_selecting_policy_that_never_comes_keeps_refusing() {
     let mesh = selected(&["shop/p"]);
