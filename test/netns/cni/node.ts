@@ -2,7 +2,7 @@
 import { mkdirSync, readdirSync, readFileSync, readlinkSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { execa, execaSync } from "execa";
-import { callUnixJson } from "../../../src/platform/unix-http-client.js";
+import { callUnixHttp, callUnixJson } from "../../../src/platform/unix-http-client.js";
 import { eventually } from "../../helpers/eventually.js";
 import { agentCommand, agentEnvironment } from "../node/agent-process.js";
 
@@ -115,6 +115,14 @@ export class CniNode {
 
   async pod(key: string): Promise<PodRow | undefined> {
     return (await this.#status()).pods.find(({ namespace, name }) => `${namespace}/${name}` === key);
+  }
+
+  async metrics(): Promise<string> {
+    const { body } = await callUnixHttp({
+      socketPath: join(this.runDir, "node-admin.sock"),
+      path: "/metrics",
+    });
+    return body.toString("utf8");
   }
 
   async #status() {

@@ -1,8 +1,11 @@
 /** The plugin's program, called as a runtime calls it. */
 import { fileURLToPath } from "node:url";
-import { execa } from "execa";
+import { execa, execaSync } from "execa";
 
 export const pluginProgram = fileURLToPath(new URL("../../../native/dist/meltemi-cni", import.meta.url));
+
+/** Whether there is a second user to be: in a sandbox without root there is none. */
+export const otherUser = execaSync("setpriv", ["--reuid", "65534", "true"], { reject: false }).exitCode === 0;
 
 export interface CniCall {
   readonly verb: string | undefined;

@@ -14,7 +14,7 @@ import { execa, execaSync } from "execa";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from "vitest";
 import { eventually } from "../../helpers/eventually.js";
 import { answering, muttering, type FakeAgent } from "./fake-agent.js";
-import { callCni, pluginProgram, type CniAnswer, type CniCall } from "./plugin.js";
+import { callCni, otherUser, pluginProgram, type CniAnswer, type CniCall } from "./plugin.js";
 
 const directory = "/run/meltemi/cni-verbs";
 const socket = join(directory, "cni.sock");
@@ -333,9 +333,6 @@ describe("the rule when nothing can be known", () => {
     ).toBe(0);
   });
 });
-
-/** Whether there is a second user to be: in a sandbox without root there is none. */
-const otherUser = execaSync("setpriv", ["--reuid", "65534", "true"], { reject: false }).exitCode === 0;
 
 it(
   otherUser ? "an impostor at the socket is not believed" : "DID NOT RUN: an impostor needs a second user",
