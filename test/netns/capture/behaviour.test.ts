@@ -31,8 +31,9 @@ describe.each(modes)("redirection by $mode", ({ mode, prefix, flags, families })
       try {
         await removeRedirection(client);
         expect((await inForce(client)).modes).toEqual([]);
-        for (const { name, run } of cases.filter(({ provesRedirection }) => provesRedirection))
-          await expect(run(place), name).rejects.toThrow();
+        const proofs = cases.filter(({ provesRedirection }) => provesRedirection);
+        expect(proofs.length).toBeGreaterThan(0);
+        await Promise.all(proofs.map(({ name, run }) => expect(run(place), name).rejects.toThrow()));
       } finally {
         lab.records.patienceMs = 10_000;
         lab.signal("node-n2", "SIGCONT");

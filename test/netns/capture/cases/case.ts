@@ -17,6 +17,8 @@ export interface Place {
   /** `ADDRESS:PORT`, as URLs and the kit write it. */
   at(pod: string, port: number): string;
   pod(name: string): LabPod;
+  /** The link address of a pod, or of a node on its pods' bridge. */
+  mac(name: string): string;
 }
 
 export interface Case {

@@ -1,5 +1,6 @@
 /** Joining and leaving: what was open stays, what is new is captured at once, and nothing is left behind. */
 import { expect } from "vitest";
+import { eventually } from "../../../helpers/eventually.js";
 import { get, type Held } from "../lab/kit.js";
 import { inForce, traces } from "../lab/kernel.js";
 import { ports } from "../lab/world.js";
@@ -75,12 +76,16 @@ export const enrolment: readonly Case[] = [
 
       const carried = await open(place);
       await lab.unenrol("joiner");
+      await eventually(
+        "new connections to be left alone",
+        async () => (await inForce(joiner)).modes.length === 0,
+      );
       const direct = await fresh(place);
       await fromBefore.end();
       await carried.end();
       expect(await lab.gone("joiner", before), "traces in the pod and on its node").toEqual(before);
-      expect(lab.records.has("n1", direct.out)).toBe(false);
-      expect(lab.records.has("n1", direct.into)).toBe(false);
+      expect(lab.records.has("n1", direct.out), "captured after it has left, outbound").toBe(false);
+      expect(lab.records.has("n1", direct.into), "captured after it has left, inbound").toBe(false);
     },
   },
 ];

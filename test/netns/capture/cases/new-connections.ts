@@ -1,6 +1,5 @@
 /** What becomes of connections that begin while both ends, or one, are in the mesh. */
 import { expect } from "vitest";
-import { eventually } from "../../../helpers/eventually.js";
 import { exchange, get, type Attempt } from "../lab/kit.js";
 import { ports, serviceIp } from "../lab/world.js";
 import type { Case, Place } from "./case.js";
@@ -170,18 +169,6 @@ export const newConnections: readonly Case[] = [
       const attempt = await get(place.pod("client").netns, `http://${place.at("server", 7)}/`, ...once);
       expect(attempt.status).toBeUndefined();
       expect(["refused", "reset", "closed"]).toContain(attempt.error);
-    },
-  },
-  {
-    name: "UDP passes as it is",
-    captured: ["client", "server"],
-    run: async (place) => {
-      const { datagram } = await import("../../node/probes.js");
-      const answer = await eventually("an answer to a datagram", async () => {
-        const text = await datagram(place.pod("client").netns, place.ip("server"), ports.udp);
-        return text === "datagram" && text;
-      });
-      expect(answer).toBe("datagram");
     },
   },
 ];

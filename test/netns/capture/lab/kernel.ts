@@ -1,7 +1,8 @@
 /** What the kernel says of a pod's capture: nothing here asks the mesh. */
 import { statSync } from "node:fs";
 import { execa } from "execa";
-import { netnsPath } from "../../../../demo/lab/command.js";
+import { netnsPath, run } from "../../../../demo/lab/command.js";
+import { testkit } from "./kit.js";
 
 export type Mode = "bpf" | "nftables" | "iptables";
 
@@ -10,7 +11,7 @@ export interface InForce {
   readonly modes: readonly Mode[];
   /** Links of type sk_lookup attached to the namespace. */
   readonly lookupLinks: readonly number[];
-  /** TCX links on the pod's interface, and on its other end. */
+  /** TCX links on the host's end of the pod's interface. */
   readonly guardLinks: readonly number[];
   /** Lines of the rule dumps that redirect. */
   readonly rules: readonly string[];
@@ -20,8 +21,6 @@ interface Link {
   readonly id: number;
   readonly type: string;
   readonly netns_ino?: number;
-  readonly ifindex?: number;
-  readonly devname?: string;
   readonly attach_type?: string;
 }
 
@@ -32,17 +31,35 @@ async function outputIn(netns: string, ...command: readonly string[]): Promise<s
   return stdout;
 }
 
-/** Of the whole machine; interfaces are named only where they are in the asker's namespace. */
-async function links(netns: string): Promise<Link[]> {
-  const text = await outputIn(netns, "bpftool", "--json", "link", "show");
-  return text.startsWith("[") ? (JSON.parse(text) as Link[]) : [];
+/** Of the whole machine. */
+async function links(): Promise<Link[]> {
+  const { stdout } = await execa("bpftool", ["--json", "link", "show"], { reject: false });
+  return stdout.startsWith("[") ? (JSON.parse(stdout) as Link[]) : [];
 }
 
-/** The other end of the pod's interface: its index in the node's namespace. */
-export async function peerIndex(netns: string, device = "eth0"): Promise<number> {
-  const text = await outputIn(netns, "ip", "-json", "link", "show", device);
-  const [link] = JSON.parse(text || "[]") as { link_index?: number }[];
-  return link?.link_index ?? 0;
+/** The TCX links on an interface, both ways (Debian's bpftool does not know them). */
+async function tcxLinks(netns: string, device: string): Promise<number[]> {
+  const text = await outputIn(netns, testkit, "kernel", "tcx", "--device", device);
+  if (!text.startsWith("{")) return [];
+  const { ingress, egress } = JSON.parse(text) as { ingress: number[]; egress: number[] };
+  return [...ingress, ...egress];
+}
+
+/** As the host's root: the link exists further, and does nothing. */
+export async function detachLink(id: number): Promise<void> {
+  await run(testkit, ["kernel", "detach", "--link", String(id)]);
+}
+
+/** The other end of the pod's interface: its name in the node's namespace. */
+async function hostEnd(netns: string, node: string): Promise<string> {
+  const [own] = JSON.parse(await outputIn(netns, "ip", "-json", "link", "show", "eth0")) as {
+    link_index?: number;
+  }[];
+  const all = JSON.parse(await outputIn(node, "ip", "-json", "link", "show")) as {
+    ifindex: number;
+    ifname: string;
+  }[];
+  return all.find(({ ifindex }) => ifindex === own?.link_index)?.ifname ?? "";
 }
 
 export async function inForce(pod: {
@@ -50,23 +67,19 @@ export async function inForce(pod: {
   readonly node: { readonly netns: string };
 }): Promise<InForce> {
   const inode = statSync(netnsPath(pod.netns)).ino;
-  const [nft, legacy, inPod, onNode, peer] = await Promise.all([
+  const [nft, legacy, routing, all, guardLinks] = await Promise.all([
     outputIn(pod.netns, "nft", "list", "ruleset"),
     outputIn(pod.netns, "sh", "-c", "iptables-legacy-save; ip6tables-legacy-save"),
-    links(pod.netns),
-    links(pod.node.netns),
-    peerIndex(pod.netns),
+    outputIn(pod.netns, "sh", "-c", "ip rule show; ip -6 rule show"),
+    links(),
+    hostEnd(pod.netns, pod.node.netns).then((device) => tcxLinks(pod.node.netns, device)),
   ]);
-  const lookupLinks = inPod
+  const lookupLinks = all
     .filter(
       ({ type, netns_ino: of, attach_type: kind }) =>
         type === "netns" && kind === "sk_lookup" && of === inode,
     )
     .map(({ id }) => id);
-  const guardLinks = [
-    ...inPod.filter(({ type, devname }) => type === "tcx" && devname === "eth0"),
-    ...onNode.filter(({ type, ifindex }) => type === "tcx" && ifindex === peer),
-  ].map(({ id }) => id);
   const lines = (text: string, pattern: RegExp): string[] =>
     text
       .split("\n")
@@ -78,11 +91,13 @@ export async function inForce(pod: {
     ...lines(nft.replaceAll(own, ""), /redir(ect)?.*1500[16]|tproxy.*15006/i),
     ...lines(legacy, /(REDIRECT|TPROXY).*1500[16]/),
   ];
+  // While a pod leaves, this rule is narrowed to a mark, and the link stays.
+  const throughLoopback = lines(routing, /from all ipproto tcp lookup 100$/);
   const modes: Mode[] = [];
-  if (lookupLinks.length > 0) modes.push("bpf");
+  if (lookupLinks.length > 0 && throughLoopback.length > 0) modes.push("bpf");
   if (nftables.length > 0) modes.push("nftables");
   if (iptables.length > 0) modes.push("iptables");
-  return { modes, lookupLinks, guardLinks, rules: [...nftables, ...iptables] };
+  return { modes, lookupLinks, guardLinks, rules: [...nftables, ...iptables, ...throughLoopback] };
 }
 
 /** As the host's root could: rules flushed, links detached, whichever there are. */
@@ -90,8 +105,7 @@ export async function removeRedirection(pod: {
   readonly netns: string;
   readonly node: { readonly netns: string };
 }): Promise<void> {
-  for (const id of (await inForce(pod)).lookupLinks)
-    await outputIn(pod.netns, "bpftool", "link", "detach", "id", String(id));
+  for (const id of (await inForce(pod)).lookupLinks) await detachLink(id);
   const tables = ["nat", "mangle", "raw", "filter"];
   const programs = ["iptables", "ip6tables", "iptables-legacy", "ip6tables-legacy"];
   const flush = programs.flatMap((program) => tables.map((table) => `${program} -t ${table} -F`));
@@ -112,7 +126,8 @@ export async function traces(pod: {
     "ip rule show",
     "ip -6 rule show",
     "ip route show table all",
-    "ip -6 route show table all",
+    // Link-local ones come when their address has proved to be unique, whatever capture does.
+    "ip -6 route show table all | grep -vE 'fe80:|ff00::/'",
     "sysctl -a 2>/dev/null | grep -E '^net\\.(ipv4|ipv6)\\.(conf|tcp_fwmark|fwmark|ip_forward|tcp_early_demux)' | sort",
   ].join("; ");
   const state = await inForce(pod);
@@ -128,4 +143,36 @@ export async function traces(pod: {
 export async function conntrackEntries(netns: string): Promise<number> {
   const text = await outputIn(netns, "cat", "/proc/sys/net/netfilter/nf_conntrack_count");
   return Number(text.trim() || "0");
+}
+
+/** Sysctls that a mode may set in a pod. */
+const sysctls = [
+  "net.ipv4.conf.all.rp_filter",
+  "net.ipv4.conf.eth0.rp_filter",
+  "net.ipv4.conf.eth0.accept_local",
+  "net.ipv4.tcp_fwmark_accept",
+  "net.ipv4.fwmark_reflect",
+  "net.ipv6.fwmark_reflect",
+];
+
+/** What of capture stands in a pod's namespace and at its interface, without the numbers that change with use. */
+export async function shape(pod: {
+  readonly netns: string;
+  readonly node: { readonly netns: string };
+}): Promise<string> {
+  const script = [
+    "nft list ruleset",
+    "ip rule show",
+    "ip -6 rule show",
+    ...["main", "100", "101"].flatMap((table) => [
+      `ip route show table ${table} 2>/dev/null`,
+      `ip -6 route show table ${table} 2>/dev/null | grep -vE 'fe80:|ff00::/'`,
+    ]),
+    `sysctl ${sysctls.join(" ")}`,
+  ].join("; ");
+  const [state, text] = await Promise.all([inForce(pod), outputIn(pod.netns, "sh", "-c", script)]);
+  const [others, own] = [/^table (?!inet meltemi)[\s\S]*?^}\n/gm, /(packets|bytes) \d+/g];
+  const rules = text.replaceAll(others, "").replaceAll(own, "$1 N");
+  const { modes, lookupLinks, guardLinks } = state;
+  return [modes.join(), lookupLinks.length, guardLinks.length, ...state.rules, rules].join("\n");
 }

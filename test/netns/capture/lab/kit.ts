@@ -50,6 +50,7 @@ export interface Attempts {
   readonly succeeded: number;
   readonly sent_bytes: number;
   readonly received_bytes: number;
+  readonly echoed_bytes: number;
   readonly errors: Readonly<Record<string, number>>;
   readonly capabilities: string;
 }
@@ -93,7 +94,16 @@ export async function kit(
 
 /** One request over a connection of its own. */
 export async function get(netns: string, url: string, ...more: readonly string[]): Promise<Attempt> {
-  const [first] = await kit(netns, ["client", "http", "--url", url, "--lines", ...more]);
+  const [first] = await kit(netns, [
+    "client",
+    "http",
+    "--timeout-ms",
+    "2000",
+    "--url",
+    url,
+    "--lines",
+    ...more,
+  ]);
   return first as Attempt;
 }
 

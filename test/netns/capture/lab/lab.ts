@@ -2,6 +2,7 @@
 import { spawn, type ChildProcess } from "node:child_process";
 import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { run, runIn } from "../../../../demo/lab/command.js";
 import { LongRunning } from "../../../../demo/lab/long-running.js";
 import { Topology, type LabNode, type LabPod } from "../../../../demo/lab/topology.js";
 import { instanceShape } from "../../../../src/cli/run-directory.js";
@@ -49,6 +50,7 @@ export class Lab {
   readonly state: string;
   readonly run: string;
   readonly records: Records;
+  readonly #macs = new Map<string, string>();
   readonly #owned: (() => unknown)[] = [];
   #standalone: ChildProcess | undefined;
   #output = "";
@@ -70,18 +72,32 @@ export class Lab {
     this.records = new Records(this.state);
   }
 
+  /** Makes everything, has the pods prepared, and starts the mesh; what fails is taken down again. */
+  async begin(prepare: () => Promise<void>): Promise<this> {
+    try {
+      await this.up();
+      await prepare();
+      this.start();
+      await this.ready();
+      return this;
+    } catch (error) {
+      await this.down();
+      throw error;
+    }
+  }
+
   /** Makes nodes, pods and manifests; does not start the mesh. */
   async up(): Promise<void> {
     mkdirSync(this.config, { recursive: true });
     await this.topology.up(["n1", "n2"]);
     for (const { name, node, host } of this.plans) await this.topology.addPod(name, node, host);
+    await this.#readMacs();
     const nodes = this.topology.nodes.map(
       ({ name, netns }) =>
         `apiVersion: v1\nkind: Node\nmetadata: { name: ${name}, annotations: { meltemi.io/netns: ${netns} } }\n`,
     );
-    const namespace =
-      "apiVersion: v1\nkind: Namespace\nmetadata: { name: shop, labels: { istio.io/dataplane-mode: ambient } }\n";
-    this.apply("mesh.yaml", [...nodes, namespace].join("---\n"));
+    this.apply("nodes.yaml", nodes.join("---\n"));
+    this.writeNamespace({});
     for (const plan of this.plans) this.writePod(plan.name);
   }
 
@@ -95,9 +111,20 @@ export class Lab {
     rmSync(join(this.config, file), { force: true });
   }
 
+  /** The pods' namespace, in the mesh. */
+  writeNamespace(annotations: Readonly<Record<string, string>>): void {
+    this.apply(
+      "namespace.yaml",
+      `apiVersion: v1
+kind: Namespace
+metadata: { name: shop, labels: { istio.io/dataplane-mode: ambient }, annotations: ${JSON.stringify(annotations)} }
+`,
+    );
+  }
+
   writePod(name: string, changes: PodChanges = {}): void {
     const plan = this.plans.find((candidate) => candidate.name === name);
-    const { netns, node, ip } = this.pod(name);
+    const { netns, node, ip, ip6 } = this.pod(name);
     const enrolled = changes.enrolled ?? plan?.outside !== true;
     const labels = {
       app: name,
@@ -111,7 +138,7 @@ export class Lab {
 kind: Pod
 metadata: { name: ${name}, namespace: shop, labels: ${JSON.stringify(labels)}, annotations: ${JSON.stringify(annotations)} }
 spec: { nodeName: ${node.name}, serviceAccountName: ${name}, containers: [{ name: c, image: x }] }
-status: { podIP: ${ip}, phase: Running }
+status: { podIP: ${ip}, podIPs: [{ ip: ${ip} }, { ip: "${ip6}" }], phase: Running }
 `,
     );
   }
@@ -126,9 +153,27 @@ status: { podIP: ${ip}, phase: Running }
     return found;
   }
 
+  /** The link address of a pod, or of a node on its pods' bridge. */
+  mac(name: string): string {
+    const found = this.#macs.get(name);
+    if (found === undefined) throw new Error(`no link address of ${name}`);
+    return found;
+  }
+
+  async #readMacs(): Promise<void> {
+    const pods = this.topology.pods.map(({ name, netns }) => [name, netns, "eth0"] as const);
+    const bridges = this.topology.nodes.map(({ name, netns }) => [name, netns, "pods"] as const);
+    for (const [name, netns, device] of [...pods, ...bridges]) {
+      const [link] = JSON.parse(await runIn(netns, "ip", ["-json", "link", "show", device])) as {
+        address: string;
+      }[];
+      if (link) this.#macs.set(name, link.address);
+    }
+  }
+
   /** A process that is to end with the lab. */
-  owns(child: { kill(signal: NodeJS.Signals): unknown }): void {
-    this.#owned.push(() => child.kill("SIGKILL"));
+  owns(program: { stop(): Promise<void> }): void {
+    this.#owned.push(() => program.stop());
   }
 
   /** A pod joins the mesh (or comes back with other settings), and this waits until it has. */
@@ -179,11 +224,22 @@ status: { podIP: ${ip}, phase: Running }
     });
   }
 
+  /** Mount points below this mesh's directories. */
+  mounts(): string[] {
+    return readFileSync("/proc/self/mounts", "utf8")
+      .split("\n")
+      .map((line) => line.split(" ")[1] ?? "")
+      .filter((path) => path.startsWith(`${join(this.config, "..")}/`))
+      .reverse();
+  }
+
   /** Ends what runs and removes what `up` made. */
   async down(): Promise<void> {
     await this.end("SIGTERM");
-    for (const end of this.#owned) end();
+    await Promise.all(this.#owned.map((end) => end()));
     await this.topology.down();
+    // What a killed agent leaves for the next one.
+    for (const mounted of this.mounts()) await run("umount", [mounted]);
     rmSync(join(this.config, ".."), { recursive: true, force: true });
   }
 
@@ -244,29 +300,40 @@ status: { podIP: ${ip}, phase: Running }
         patienceMs,
       );
     } catch (error) {
-      throw new Error(`${name} is not ${state} but ${JSON.stringify(last)}\n${this.#output.slice(-2_000)}`, {
+      throw new Error(`${name} is not ${state} but ${JSON.stringify(last)}\n${this.said()}`, {
         cause: error,
       });
     }
   }
 
-  /** Waits until both nodes serve their pods, and gives their data planes' numbers. */
-  ready(): Promise<ReadonlyMap<string, number>> {
+  /** The last of what standalone and the agents said, for a failure's message. */
+  said(): string {
+    const logs = join(this.state, "logs");
+    const files = existsSync(logs) ? readdirSync(logs) : [];
+    const tails = files.map((file) => `${file}: ${readFileSync(join(logs, file), "utf8").slice(-1_500)}`);
+    return [this.#output.slice(-1_000), ...tails].join("\n");
+  }
+
+  /** Whether both nodes serve all their pods, connected to the control plane. */
+  async isReady(): Promise<boolean> {
     const wanted = this.plans.filter(({ outside }) => outside !== true).map(({ name }) => name);
-    return eventually(
-      `the mesh to be ready\n${this.#output.slice(-2_000)}`,
-      async () => {
-        const nodes = await this.nodes();
-        const states = new Map(nodes.flatMap(({ pods }) => pods.map(({ name, state }) => [name, state])));
-        return (
-          nodes.length === 2 &&
-          nodes.every(({ data_plane, control_plane }) => data_plane.ready && control_plane.connected) &&
-          wanted.every((name) => states.get(name) === "enrolled") &&
-          new Map(nodes.map(({ node, data_plane }) => [node, data_plane.pid]))
-        );
-      },
-      patienceMs,
+    const nodes = await this.nodes();
+    const states = new Map(nodes.flatMap(({ pods }) => pods.map(({ name, state }) => [name, state])));
+    return (
+      nodes.length === 2 &&
+      nodes.every(({ data_plane, control_plane }) => data_plane.ready && control_plane.connected) &&
+      wanted.every((name) => states.get(name) === "enrolled")
     );
+  }
+
+  async ready(): Promise<void> {
+    try {
+      await eventually("the mesh to be ready", () => this.isReady(), patienceMs);
+    } catch (error) {
+      throw new Error(`the mesh is not ready: ${JSON.stringify(await this.nodes())}\n${this.said()}`, {
+        cause: error,
+      });
+    }
   }
 
   /** A line of a node's metrics, 0 where it is not there. @param series name and labels, as Prometheus writes them */

@@ -11,4 +11,15 @@ interface ModeUnderTest {
   readonly families: readonly Family[];
 }
 
-export const modes: readonly ModeUnderTest[] = [{ mode: "nftables", prefix: "bn", flags: [], families: [4] }];
+const over = (mode: Mode, prefix: string): ModeUnderTest => ({
+  mode,
+  prefix,
+  flags: ["--redirect-mode", mode],
+  families: [4, 6],
+});
+
+export const modes: readonly ModeUnderTest[] = [
+  over("bpf", "bb"),
+  over("nftables", "bn"),
+  over("iptables", "bi"),
+];

@@ -1,8 +1,6 @@
 /** The pods of the behavioural suite, what they serve, and the Services before them. */
-import { spawn } from "node:child_process";
-import { netnsPath } from "../../../../demo/lab/command.js";
 import type { Family, Place } from "../cases/case.js";
-import { udpEcho } from "../../node/probes.js";
+import { PodProgram, udpEcho } from "../../node/probes.js";
 import type { Mode } from "./kernel.js";
 import { Lab } from "./lab.js";
 
@@ -14,6 +12,8 @@ export const ports = {
   /** Answers with a digest after the client's end. */
   digest: 9002,
   udp: 9003,
+  /** HTTP/2 without TLS. */
+  http2: 9004,
   /** HTTP, on ports that a pod may keep out of the mesh. */
   spareHttp: 9100,
 } as const;
@@ -25,13 +25,37 @@ const services = `
 apiVersion: v1
 kind: Service
 metadata: { name: server, namespace: shop }
-spec: { clusterIP: 10.96.1.1, clusterIPs: [10.96.1.1], selector: { app: server }, ports: [{ port: 80, targetPort: ${ports.http} }] }
+spec: { clusterIP: 10.96.1.1, clusterIPs: [10.96.1.1, "fd00:96::1"], ipFamilies: [IPv4, IPv6], ipFamilyPolicy: RequireDualStack, selector: { app: server }, ports: [{ port: 80, targetPort: ${ports.http} }] }
 ---
 apiVersion: v1
 kind: Service
 metadata: { name: each, namespace: shop }
 spec: { clusterIP: None, selector: { app: server }, ports: [{ port: ${ports.http} }] }
 `;
+
+const http2Server = `
+  require("node:http2").createServer((request, response) => response.end("grpc"))
+    .listen(${ports.http2}, "::", () => console.log("ready"));`;
+
+/** Starts every server in these pods, and waits until they listen. */
+export async function serve(lab: Lab, ...pods: readonly string[]): Promise<void> {
+  const http = (port: number, name: string): string[] => ["http", "--listen", `[::]:${port}`, "--name", name];
+  const tcp = (port: number, ...more: string[]): string[] => ["tcp", "--listen", `[::]:${port}`, ...more];
+  await Promise.all(
+    pods.flatMap((name) => {
+      const { netns } = lab.pod(name);
+      return [
+        PodProgram.start(netns, udpEcho(ports.udp)).then((program) => lab.owns(program)),
+        PodProgram.start(netns, http2Server).then((program) => lab.owns(program)),
+        lab.kit(netns, "serve", ...http(ports.http, name)),
+        lab.kit(netns, "serve", ...http(ports.spareHttp, name)),
+        lab.kit(netns, "serve", ...tcp(ports.echo)),
+        lab.kit(netns, "serve", ...tcp(ports.greeting, "--greeting", "welcome")),
+        lab.kit(netns, "serve", ...tcp(ports.digest, "--half-close")),
+      ];
+    }),
+  );
+}
 
 /** Of a prefix of its own, so that several may run in one sandbox, one after another. */
 export async function startWorld(prefix: string, flags: readonly string[]): Promise<Lab> {
@@ -46,55 +70,14 @@ export async function startWorld(prefix: string, flags: readonly string[]): Prom
     ],
     flags,
   );
-  await lab.up();
-  lab.apply("services.yaml", services);
-  const http = (port: number, name: string): string[] => [
-    "serve",
-    "http",
-    "--listen",
-    `[::]:${port}`,
-    "--name",
-    name,
-  ];
-  const tcp = (port: number, ...more: string[]): string[] => [
-    "serve",
-    "tcp",
-    "--listen",
-    `[::]:${port}`,
-    ...more,
-  ];
-  await Promise.all(
-    ["server", "joiner", "outsider"].flatMap((name) => {
-      const { netns } = lab.pod(name);
-      return [
-        lab.kit(netns, ...http(ports.http, name)),
-        lab.kit(netns, ...http(ports.spareHttp, name)),
-        lab.kit(netns, ...tcp(ports.echo)),
-        lab.kit(netns, ...tcp(ports.greeting, "--greeting", "welcome")),
-        lab.kit(netns, ...tcp(ports.digest, "--half-close")),
-      ];
-    }),
-  );
-  for (const name of ["server"]) {
-    const args = [
-      `--net=${netnsPath(lab.pod(name).netns)}`,
-      "--",
-      process.execPath,
-      "-e",
-      udpEcho(ports.udp),
-    ];
-    lab.owns(spawn("nsenter", args, { stdio: "ignore" }));
-  }
-  lab.start();
-  await lab.ready();
-  return lab;
+  return lab.begin(async () => {
+    lab.apply("services.yaml", services);
+    await serve(lab, "server", "joiner", "outsider");
+  });
 }
 
 export function placeOf(lab: Lab, mode: Mode, family: Family): Place {
-  const ip = (pod: string): string => {
-    const { ip: v4, node } = lab.pod(pod);
-    return family === 4 ? v4 : `fd00:88:${node.subnet}::${v4.split(".")[3] ?? ""}`;
-  };
+  const ip = (pod: string): string => (family === 4 ? lab.pod(pod).ip : lab.pod(pod).ip6);
   return {
     lab,
     mode,
@@ -106,5 +89,6 @@ export function placeOf(lab: Lab, mode: Mode, family: Family): Place {
     },
     at: (pod, port) => (family === 4 ? `${ip(pod)}:${port}` : `[${ip(pod)}]:${port}`),
     pod: (name) => lab.pod(name),
+    mac: (name) => lab.mac(name),
   };
 }
