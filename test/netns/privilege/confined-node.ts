@@ -99,7 +99,8 @@ export class ConfinedNode {
 
   /** @param container its description; another than the node's own for trying what breaks */
   start(name: ContainerName, container = join(daemonset, `${name}.json`)): void {
-    const log = openSync(this.#logFile(name), "a");
+    // Each start with a log of its own.
+    const log = openSync(this.#logFile(name), "w");
     const writable = name === "agent" ? [this.#run, this.#state, "/proc/sys/net"] : [this.#run];
     const command = [
       ...[`--net=${netnsPath(this.node.netns)}`, "--", confine, "--container", container],
@@ -154,6 +155,20 @@ export class ConfinedNode {
   async status(): Promise<Status | undefined> {
     const socketPath = join(this.#run, "node-admin.sock");
     return (await callUnixJson({ socketPath, path: "/status" }).catch(() => undefined)) as Status | undefined;
+  }
+
+  /** Waits until the node says that it cannot serve the pod, or that it cannot run at all; gives its words. */
+  refusal(pod: string): Promise<string> {
+    return eventually(
+      `a reason why ${pod} is not served`,
+      async () => {
+        const agent = this.#containers.get("agent");
+        if (agent?.exitCode !== null && agent?.exitCode !== undefined) return this.log("agent");
+        const found = (await this.status())?.pods.find(({ name }) => name === pod);
+        return found?.state === "failed" && (found.reason ?? "no reason");
+      },
+      30_000,
+    );
   }
 
   /** Waits until the pod is in one of the states, and gives what the agent says of it. */

@@ -115,8 +115,7 @@ describe.each(working)("a confined node, mode %s", (mode) => {
     const other = name === "agent" ? "data-plane" : "agent";
     node.start(other);
     node.start(name, less);
-    const { state, reason } = await node.podReaches("cart", "failed");
-    expect(`${state}: ${reason ?? ""}`).toMatch(/EPERM|EACCES|not permitted|denied/i);
+    expect(await node.refusal("cart")).toMatch(/EPERM|EACCES|not permitted|denied/i);
     await node.stop();
     node.start("agent");
     node.start("data-plane");
