@@ -56,7 +56,7 @@ export function agentPaths({ runDir, stateDir }: Pick<AgentOptions, "runDir" | "
 /** Times and bounds of the agent that are not flags. */
 export const agentLimits = {
   verifyIntervalMs: 5_000,
-  watchedIntervalMs: 30_000,
+  watchedIntervalMs: 300_000,
   captureGraceMs: 2_000,
   drainTimeoutMs: 10_000,
   ackTimeoutMs: 10_000,

@@ -160,6 +160,7 @@ class World implements Capture, DataPlanes {
       watch: () => Promise.resolve(this.watch),
       verifyIntervalMs: 1000,
       watchedIntervalMs: 3000,
+      glanceIntervalMs: () => 1000,
       captureGraceMs: 2000,
       drainTimeoutMs: 500,
       removeRecorded: () => Promise.resolve(void this.done.push("remove recorded")),

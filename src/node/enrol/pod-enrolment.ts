@@ -38,6 +38,8 @@ export interface EnrolmentDependencies {
   readonly verifyIntervalMs: number;
   /** Time between two looks at the capture of a pod whose changes the kernel tells of. */
   readonly watchedIntervalMs: number;
+  /** Time between two glances at what the kernel does not tell of. */
+  readonly glanceIntervalMs: () => number;
   /** How long a data plane may be away, or take to acknowledge a pod, before the pod is captured without it. */
   readonly captureGraceMs: number;
   /** How long carried connections may go on after a pod has left. */
@@ -238,7 +240,8 @@ export class PodEnrolment {
 
   /** Watches over a serving pod. Resolves when it is wanted differently; rejects when it may not be served on. */
   async #guard(pod: EnrolledPod, netns: Netns, signal: AbortSignal): Promise<void> {
-    const { clock, dataPlanes, pairing, verifyIntervalMs, watchedIntervalMs, watch } = this.dependencies;
+    const { clock, dataPlanes, pairing, verifyIntervalMs, watchedIntervalMs, glanceIntervalMs, watch } =
+      this.dependencies;
     const events = new EventSlot<GuardEvent>();
     const over = new AbortController();
     const stop = (): void => events.put({ type: "wanted_differently" }, true);
@@ -261,14 +264,18 @@ export class PodEnrolment {
     };
     let cancelNext: Cancel = () => undefined;
     let lookedMs = 0;
+    let glancedMs = 0;
     try {
       for (let event: GuardEvent = { type: "look" }; !signal.aborted; event = await events.take()) {
         if (event.type === "wanted_differently") return;
         if (event.type === "refused") {
           throw new MeltemiError("unavailable", `the data plane cannot serve the pod: ${event.refusal}`);
         }
-        const due = changed || !watched || clock.monotonic() - lookedMs >= watchedIntervalMs;
-        if (due || !(await this.#layers.glance(netns))) {
+        const nowMs = clock.monotonic();
+        const due = changed || !watched || nowMs - lookedMs >= watchedIntervalMs;
+        const glance = !due && nowMs - glancedMs >= glanceIntervalMs();
+        if (glance) glancedMs = nowMs;
+        if (due || (glance && !(await this.#layers.glance(netns)))) {
           changed = false;
           this.#judge(pod, await pairing.verify(pod, netns));
           lookedMs = clock.monotonic();

@@ -32,6 +32,8 @@ export class IptablesRedirection implements Redirection {
   readonly name = "iptables";
   /** The tool's own words for a script, learnt when it was first applied. */
   readonly #words = new Map<string, string>();
+  /** Under which name each namespace's words are, by family. */
+  readonly #present = new Map<number, (family: Family) => string>();
 
   constructor(
     private readonly tools: Tools,
@@ -45,6 +47,7 @@ export class IptablesRedirection implements Redirection {
   }
 
   async apply({ netns, settings }: CapturedPod, form: CaptureForm): Promise<void> {
+    this.#present.set(netns.inode, (family) => wordsKey(settings, form, family));
     await this.answers.apply(netns);
     await this.#inEach(netns, async (family) => {
       const listing = await this.#save(netns, family);
@@ -74,8 +77,15 @@ export class IptablesRedirection implements Redirection {
     return { broken: [...broken].sort(), counts: sum(listings) };
   }
 
-  glance(): Promise<boolean> {
-    return Promise.resolve(true);
+  /** nftables tells of its changes, the older tables do not. */
+  async glance(netns: Netns): Promise<boolean> {
+    const expected = this.#present.get(netns.inode);
+    if (this.variant === "nft" || expected === undefined) return true;
+    let intact = true;
+    await this.#inEach(netns, async (family) => {
+      intact &&= parseListing(await this.#save(netns, family)).rules === this.#words.get(expected(family));
+    });
+    return intact;
   }
 
   async counts(netns: Netns): Promise<Counts> {
@@ -87,6 +97,7 @@ export class IptablesRedirection implements Redirection {
   }
 
   async remove(netns: Netns): Promise<void> {
+    this.#present.delete(netns.inode);
     await this.#inEach(netns, async (family) => {
       const removal = removeScript(await this.#save(netns, family));
       if (removal !== "") await this.#restore(netns, family, removal);
