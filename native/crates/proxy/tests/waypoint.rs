@@ -1,15 +1,17 @@
 //! A waypoint between callers and endpoints, over real sockets, TLS and tunnels. Each test is a sandbox.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+#[path = "support/waypoint.rs"]
+mod lab;
 mod support;
 
+use lab::{HOST, KEY, Mesh, VIP, echo, http_echo, pod, resource, served};
 use meltemi_types::discovery::ResourceType;
 use meltemi_types::meltemi as wire;
 use meltemi_types::meltemi::served_port::Protocol;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 use support::objects::deny_account;
-use support::waypoint::{HOST, KEY, Mesh, VIP, echo, http_echo, pod, resource, served};
 use support::{sandbox, soon};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -17,7 +19,7 @@ const A: Ipv4Addr = Ipv4Addr::new(127, 0, 3, 1);
 const B: Ipv4Addr = Ipv4Addr::new(127, 0, 3, 2);
 
 /// Waits until a request is answered with the status: what was changed is in force then.
-async fn answered(caller: &support::waypoint::Caller, path: &str, status: u16) -> String {
+async fn answered(caller: &lab::Caller, path: &str, status: u16) -> String {
     soon("the change", async {
         loop {
             let answer = caller.get(path, "").await;
@@ -281,7 +283,7 @@ fn draining_finishes_requests_and_ends_in_order() {
         soon("request", seen.recv()).await.unwrap();
         waypoint.terminate();
         soon("no new tunnels", async {
-            let address = std::net::SocketAddr::from((support::waypoint::WAYPOINT, 15008));
+            let address = std::net::SocketAddr::from((lab::WAYPOINT, 15008));
             while tokio::net::TcpStream::connect(address).await.is_ok() {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }

@@ -5,7 +5,6 @@ pub mod agent;
 pub mod control;
 pub mod objects;
 pub mod sandbox;
-pub mod waypoint;
 pub mod world;
 
 use std::time::Duration;

@@ -1,8 +1,10 @@
 //! A waypoint that runs, callers and endpoints in this process, all on loopback addresses of a sandbox.
-use super::control::{Control, Object};
-use super::objects::PodSpec;
-use super::sandbox::shell;
-use super::{DEADLINE, soon};
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used, reason = "tests")]
+
+use crate::support::control::{Control, Object};
+use crate::support::objects::PodSpec;
+use crate::support::sandbox::shell;
+use crate::support::{DEADLINE, soon};
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
 use http_body_util::{BodyExt, Full};
@@ -100,7 +102,7 @@ impl Mesh {
         let ca = TestCa::new(TokioClock::start(), Duration::from_secs(3600));
         serve_on_unix(&ca, &directory.path().join("ca.sock")).unwrap();
         control.put(PodSpec { ip: WAYPOINT, ..pod("wp", 0) }.object());
-        control.put(super::objects::service(HOST, VIP, 80, 8080));
+        control.put(crate::support::objects::service(HOST, VIP, 80, 8080));
         Self { control, ca, directory }
     }
 
@@ -124,7 +126,8 @@ impl Mesh {
         std::fs::set_permissions(&directory, std::fs::Permissions::from_mode(0o700)).unwrap();
         let shared = self.directory.path().display();
         let log = directory.join("access.log").display().to_string();
-        let child = Command::new(env!("CARGO_BIN_EXE_meltemi-proxy"))
+        let binary = env!("CARGO_BIN_EXE_meltemi-proxy");
+        let child = Command::new(binary)
             .args(["waypoint", "--namespace", "default", "--name", "wp"])
             .args(["--listen", &format!("{WAYPOINT}:15008"), "--run-dir", &directory.display().to_string()])
             .args(["--xds", &format!("unix:{shared}/xds.sock"), "--ca", &format!("unix:{shared}/ca.sock")])
