@@ -21,8 +21,11 @@ export type Witnesses = (node: "n1" | "n2") => Promise<readonly Witness[]>;
 
 const spiffe = (account: string): string => `spiffe://cluster.local/ns/shop/sa/${account}`;
 
-async function callCatalog(world: World, pod: string): Promise<HttpSummary> {
-  const url = `http://${world.topology.pod("catalog-2").ip}:${catalogPort}/`;
+type Family = "IPv4" | "IPv6";
+
+async function callCatalog(world: World, pod: string, family: Family): Promise<HttpSummary> {
+  const { ip, ip6 } = world.topology.pod("catalog-2");
+  const url = `http://${family === "IPv4" ? ip : `[${ip6}]`}:${catalogPort}/`;
   return world.client<HttpSummary>(pod, ["http", ...flags({ url, requests: 3, keepalive: "false" })]);
 }
 
@@ -46,22 +49,25 @@ function recordOf(
   );
 }
 
-function identities(witnesses: Witnesses): Row {
+function identities(witnesses: Witnesses, family: Family): Row {
   return {
-    name: "each end knows who the other is, and the wrong identity is refused",
+    name: `over ${family} each end knows who the other is, and the wrong identity is refused`,
     expected:
-      "frontend 3 of 3 and intruder 0 of 3; both ends' own records name frontend -> catalog; n2's names the intruder",
+      "frontend 3 of 3, from its own address, and intruder 0 of 3; both ends' own records name frontend -> catalog; n2's names the intruder",
     attempt: async (world): Promise<Observation> => {
       const marks = { n1: (await witnesses("n1")).length, n2: (await witnesses("n2")).length };
-      const [right, wrong] = [await callCatalog(world, "frontend"), await callCatalog(world, "intruder")];
+      const right = await callCatalog(world, "frontend", family);
+      const wrong = await callCatalog(world, "intruder", family);
+      const { ip, ip6 } = world.topology.pod("frontend");
+      const callers = Object.keys(right.clients);
       const lines = [
         await recordOf(witnesses, "n1", marks.n1, "frontend", false),
         await recordOf(witnesses, "n2", marks.n2, "frontend", false),
         await recordOf(witnesses, "n2", marks.n2, "intruder", true),
       ];
       return {
-        seen: `frontend ${right.ok} of 3, intruder ${wrong.ok} of 3\n${lines.map(({ line }) => `                ${line}`).join("\n")}`,
-        ok: right.ok === 3 && wrong.ok === 0,
+        seen: `frontend ${right.ok} of 3 from ${callers.join(", ")}, intruder ${wrong.ok} of 3\n${lines.map(({ line }) => `                ${line}`).join("\n")}`,
+        ok: right.ok === 3 && wrong.ok === 0 && callers.join() === (family === "IPv4" ? ip : `[${ip6}]`),
       };
     },
   };
@@ -96,7 +102,8 @@ export const interopRows = (witnesses: Witnesses): readonly Row[] => [
   balance,
   wire,
   source,
-  identities(witnesses),
+  identities(witnesses, "IPv4"),
+  identities(witnesses, "IPv6"),
   strict,
   liveEdit,
 ];
