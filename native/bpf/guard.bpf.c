@@ -21,6 +21,7 @@
 #define TCX_DROP 2
 
 #define TCP_TIME_WAIT 6
+#define TCP_LISTEN 10
 #define TCP_NEW_SYN_RECV 12
 
 /* Cookie of the namespace that the host's processes are in; never 0. */
@@ -293,7 +294,12 @@ static __always_inline int from_host(struct __sk_buff *skb)
 	return tcp->inet_conn.icsk_inet.sk.__sk_common.skc_net.net->net_cookie == home_cookie;
 }
 
-/* Whether the pod's socket for this packet, or the listener of one to be, is registered. */
+/*
+ * Whether the pod's socket for this packet is registered, or, while it is being
+ * accepted, its listener is. A listener alone awaits no payload: nothing would
+ * take it, but a packet socket in the pod could read it. (So a connection by
+ * SYN cookie begins with the client's empty acknowledgement.)
+ */
 static __always_inline int is_awaited(struct __sk_buff *skb, const struct settings *pod,
 				      const struct packet *packet)
 {
@@ -322,7 +328,7 @@ static __always_inline int is_awaited(struct __sk_buff *skb, const struct settin
 		listener = bpf_get_listener_sock(socket);
 		if (listener)
 			awaited = !!bpf_sk_storage_get(&sockets, listener, 0, 0);
-	} else {
+	} else if (socket->state != TCP_LISTEN) {
 		awaited = !!bpf_sk_storage_get(&sockets, socket, 0, 0);
 	}
 	bpf_sk_release(socket);

@@ -126,8 +126,8 @@ export interface PodPrograms {
 
 /**
  * The node's guard and redirection. What it attaches is pinned in the node's directory and stays in force when the
- * process ends. To be made in the host's network namespace. Attaching returns promises: the kernel takes some 8 ms for
- * each link, one after the other; another call waits until it has ended.
+ * process ends. To be made in the host's network namespace. Attaching and detaching return promises, because the kernel
+ * takes some 8 ms for each link, one after the other; for one pod, await one before the next call.
  */
 export interface NodeBpf {
   /**
@@ -141,7 +141,7 @@ export interface NodeBpf {
    */
   attachRedirect(netnsFd: number, inode: number): Promise<PodPrograms>;
   /** Takes the redirection away, the guard stays. */
-  detachRedirect(inode: number): void;
+  detachRedirect(inode: number): Promise<void>;
   /** Changes the settings of an attached pod; whether it drains stays as it is. */
   update(inode: number, settings: PodCaptureSettings): void;
   /**
@@ -154,7 +154,7 @@ export interface NodeBpf {
   /** Packets by reason since the guard was attached, both directions together; every reason is there. */
   counters(inode: number): Readonly<Record<string, number>>;
   /** Removes everything of a pod, also when its namespace is gone, or nothing is there. */
-  detach(inode: number): void;
+  detach(inode: number): Promise<void>;
   /** Inodes of namespaces that something is pinned for, also by an agent before this one. */
   attached(): readonly number[];
   /** Removes everything of every pod, then the node's maps and directory. The object is of no use afterwards. */

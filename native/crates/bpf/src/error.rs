@@ -24,6 +24,15 @@ pub enum BpfError {
 }
 
 impl BpfError {
+    /// The kernel's code, where it was a system call that failed.
+    #[cfg(feature = "programs")]
+    pub(crate) fn code(&self) -> Option<i32> {
+        match self {
+            Self::System { cause, .. } => cause.raw_os_error(),
+            _ => None,
+        }
+    }
+
     pub(crate) fn system(action: impl Into<String>, cause: impl Into<io::Error>) -> Self {
         Self::System { action: action.into(), cause: cause.into() }
     }

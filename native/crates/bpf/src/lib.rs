@@ -8,10 +8,14 @@ mod abi;
 #[cfg(feature = "programs")]
 mod bpffs;
 mod error;
+#[cfg(all(test, feature = "programs"))]
+mod frames;
 #[cfg(feature = "programs")]
 mod inside;
 #[cfg(feature = "programs")]
 mod interfaces;
+#[cfg(feature = "programs")]
+mod layout;
 #[cfg(feature = "programs")]
 mod netlink;
 #[cfg(feature = "programs")]

@@ -1,12 +1,13 @@
 //! What the agent holds of a node's BPF: the shared programs and maps, and each pod's links.
 
-use crate::abi::{
-    self, COUNTERS, Counters, FLAG_DRAINING, FLOWS, Place, REASONS, SETTINGS, SOCKETS, Settings,
-};
+mod report;
+mod settings;
+
 use crate::bpffs;
 use crate::error::{BpfError, failed};
 use crate::inside::on_thread;
 use crate::interfaces::{self, Interface, Survey};
+use crate::layout::{COUNTERS, MAPS, Place, SETTINGS, Settings};
 use crate::pins::{LISTENERS, pod_directory, pods_directory};
 use crate::settings::PodSettings;
 use crate::sys::{self, Map, Plain, Tag};
@@ -17,6 +18,7 @@ use nix::sys::stat::fstat;
 use std::collections::{BTreeMap, HashMap};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Where a pod's guard is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,14 +39,16 @@ pub struct PodPrograms {
     pub link_ids: BTreeMap<String, u32>,
 }
 
-/// Made once per agent, in the host's network namespace, of which every call has to come.
+/// Made once per agent, in the host's network namespace, of which every call has to come. Calls for different
+/// pods may be made at the same time; for one pod, one after the other.
 #[derive(Debug)]
 pub struct Node {
     directory: PathBuf,
     home_cookie: u64,
     maps: HashMap<&'static str, OwnedFd>,
     settings: Map<Place, Settings>,
-    places: HashMap<u64, Vec<Place>>,
+    /// Of each namespace's settings.
+    places: Mutex<HashMap<u64, Vec<Place>>>,
     guard_template: Template,
     pod_template: Template,
     guard: Programs,
@@ -74,7 +78,7 @@ impl Node {
         let pod_template = Template::new(template::pod(), &kernel)?;
         let walk_template = Template::new(template::sockets(), &kernel)?;
         drop(kernel);
-        let maps = abi::MAPS
+        let maps = MAPS
             .iter()
             .map(|(name, pin)| Ok((*pin, guard_template.pinned_map(name, &directory.join(pin))?)))
             .collect::<Result<HashMap<_, _>, BpfError>>()?;
@@ -90,8 +94,8 @@ impl Node {
         tags.extend(guard.tags()?);
         let settings_map = sys::open_pinned(&directory.join(SETTINGS)).and_then(Map::new);
         let settings: Map<Place, Settings> = settings_map.map_err(failed("open the pods' settings"))?;
-        let places = known_places(&settings)?;
-        let possible_cpus = possible_cpus().map_err(failed("count the processors"))?;
+        let places = Mutex::new(settings::known_places(&settings)?);
+        let possible_cpus = report::possible_cpus().map_err(failed("count the processors"))?;
         let directory = directory.to_owned();
         Ok(Self {
             directory,
@@ -111,7 +115,7 @@ impl Node {
     /// Puts the guard in force. At a pod's first time, connections that are there are exempt from it. Again
     /// for one that has it: repairs what is broken, takes new interfaces and settings, ends draining.
     pub fn attach_guard(
-        &mut self,
+        &self,
         namespace: BorrowedFd<'_>,
         inode: u64,
         settings: &PodSettings,
@@ -134,7 +138,7 @@ impl Node {
     }
 
     fn attach_guard_links(
-        &mut self,
+        &self,
         namespace: BorrowedFd<'_>,
         inode: u64,
         survey: &Survey,
@@ -161,11 +165,7 @@ impl Node {
 
     /// Has the pod's new connections brought to the listeners that the data plane leaves in the pod's map.
     /// Needs the guard: it knows the pod's settings.
-    pub fn attach_redirect(
-        &mut self,
-        namespace: BorrowedFd<'_>,
-        inode: u64,
-    ) -> Result<PodPrograms, BpfError> {
+    pub fn attach_redirect(&self, namespace: BorrowedFd<'_>, inode: u64) -> Result<PodPrograms, BpfError> {
         let survey = self.survey(namespace, inode)?;
         if self.cookie_of(inode)? != Some(survey.cookie) {
             return Err(BpfError::Unknown { inode });
@@ -180,104 +180,32 @@ impl Node {
     }
 
     /// Takes the redirection away and leaves the guard.
-    pub fn detach_redirect(&mut self, inode: u64) -> Result<(), BpfError> {
+    pub fn detach_redirect(&self, inode: u64) -> Result<(), BpfError> {
         let directory = pod_directory(&self.directory, inode);
         for name in bpffs::names(&directory)? {
-            if wanted::is_redirect(&name) {
-                bpffs::unpin(&directory.join(name))?;
+            if wanted::is_redirect_link(&name) {
+                wanted::remove(&directory.join(name))?;
             }
         }
+        bpffs::unpin(&directory.join(LISTENERS))?;
         bpffs::remove_directory(&directory.join(REDIRECTED))
     }
 
-    /// Changes an attached pod's settings; whether it drains stays as it is.
-    pub fn update(&mut self, inode: u64, settings: &PodSettings) -> Result<(), BpfError> {
-        let compiled = settings.compile()?;
-        for (place, known) in self.known(inode)? {
-            let changed = Settings {
-                netns_cookie: known.netns_cookie,
-                netns_inode: known.netns_inode,
-                netns_id: known.netns_id,
-                flags: compiled.flags | (known.flags & FLAG_DRAINING),
-                ..compiled
-            };
-            self.settings.set(&place, &changed).map_err(failed("change a pod's settings"))?;
-        }
-        Ok(())
-    }
-
-    /// The pod leaves the mesh: the guard and the redirection let new connections pass directly, and the
-    /// application's sockets that the proxy still carries get the mark 0x53b. Returns how many.
-    pub fn mark_for_drain(&mut self, namespace: BorrowedFd<'_>, inode: u64) -> Result<usize, BpfError> {
-        self.require(namespace, inode)?;
-        for (place, known) in self.known(inode)? {
-            let draining = Settings { flags: known.flags | FLAG_DRAINING, ..known };
-            self.settings.set(&place, &draining).map_err(failed("let a pod drain"))?;
-        }
-        self.walk.mark_carried(namespace)
-    }
-
-    /// What is not as attached: constant phrases, each once. Empty: all is intact.
-    pub fn verify(&self, namespace: BorrowedFd<'_>, inode: u64) -> Result<Vec<&'static str>, BpfError> {
-        let survey = self.survey(namespace, inode)?;
-        let directory = pod_directory(&self.directory, inode);
-        let mut faults = Vec::new();
-        let mut links = wanted::guard(&survey);
-        if directory.join(REDIRECTED).exists() {
-            links.extend(wanted::redirect());
-        }
-        for link in &links {
-            if let Err(fault) = link.inspect(&directory, namespace, inode, self.tag(link)?)? {
-                faults.push(link.phrase(fault));
-            }
-        }
-        for (place, _) in places(&survey) {
-            if !self
-                .settings
-                .get(&place)
-                .map_err(failed("read a pod's settings"))?
-                .is_some_and(|settings| settings.netns_cookie == survey.cookie)
-            {
-                faults.push("pod settings gone");
-            }
-        }
-        faults.sort_unstable();
-        faults.dedup();
-        Ok(faults)
-    }
-
-    /// Packets since the guard was attached, by reason, both directions and all processors together.
-    pub fn counters(&self, inode: u64) -> Result<BTreeMap<&'static str, u64>, BpfError> {
-        let cookie = self.cookie_of(inode)?.ok_or(BpfError::Unknown { inode })?;
-        let size = size_of::<Counters>();
-        let mut values = vec![0_u8; size * self.possible_cpus];
-        let map = self.maps[COUNTERS].as_fd();
-        sys::map_lookup(map, cookie.bytes(), &mut values)
-            .map_err(failed("read a pod's counters"))?
-            .ok_or(BpfError::Unknown { inode })?;
-        let mut sums: BTreeMap<_, _> = REASONS.iter().map(|reason| (*reason, 0_u64)).collect();
-        for (index, number) in values.chunks_exact(8).enumerate() {
-            let reason = REASONS[index % REASONS.len()];
-            let packets = u64::from_ne_bytes(number.try_into().unwrap_or_default());
-            *sums.entry(reason).or_default() += packets;
-        }
-        Ok(sums)
-    }
-
     /// Removes everything of a pod, also when its namespace is gone. The guard goes last.
-    pub fn detach(&mut self, inode: u64) -> Result<(), BpfError> {
+    pub fn detach(&self, inode: u64) -> Result<(), BpfError> {
         let directory = pod_directory(&self.directory, inode);
         self.detach_redirect(inode)?;
         for name in bpffs::names(&directory)? {
             if name != ENROLLED {
-                bpffs::unpin(&directory.join(name))?;
+                wanted::remove(&directory.join(name))?;
             }
         }
         bpffs::remove_directory(&directory.join(ENROLLED))?;
         bpffs::remove_directory(&directory)?;
         let cookie = self.cookie_of(inode)?;
         let removing = || failed("remove a pod's settings and counters");
-        for place in self.places.remove(&inode).unwrap_or_default() {
+        let places = self.places().remove(&inode).unwrap_or_default();
+        for place in places {
             sys::map_delete(self.settings.as_fd(), place.bytes()).map_err(removing())?;
         }
         match cookie {
@@ -295,7 +223,7 @@ impl Node {
     }
 
     /// Takes everything away: every pod's, then the node's maps and directory.
-    pub fn dispose(mut self) -> Result<(), BpfError> {
+    pub fn dispose(&self) -> Result<(), BpfError> {
         for inode in self.attached()? {
             self.detach(inode)?;
         }
@@ -305,11 +233,16 @@ impl Node {
             let ours = |(map, _): &(&str, &str)| {
                 name.strip_prefix(map).is_some_and(|version| version.starts_with('-'))
             };
-            if abi::MAPS.iter().any(ours) {
+            if MAPS.iter().any(ours) {
                 bpffs::unpin(&self.directory.join(&name))?;
             }
         }
         bpffs::dispose(&self.directory)
+    }
+
+    fn places(&self) -> MutexGuard<'_, HashMap<u64, Vec<Place>>> {
+        // Every change of it is one step.
+        self.places.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn require(&self, namespace: BorrowedFd<'_>, inode: u64) -> Result<(), BpfError> {
@@ -332,57 +265,6 @@ impl Node {
         Ok(survey)
     }
 
-    fn known(&self, inode: u64) -> Result<Vec<(Place, Settings)>, BpfError> {
-        let places = self.places.get(&inode).ok_or(BpfError::Unknown { inode })?;
-        let mut known = Vec::with_capacity(places.len());
-        for place in places {
-            let settings = self.settings.get(place).map_err(failed("read a pod's settings"))?;
-            known.extend(settings.map(|settings| (*place, settings)));
-        }
-        Ok(known)
-    }
-
-    fn cookie_of(&self, inode: u64) -> Result<Option<u64>, BpfError> {
-        match self.known(inode) {
-            Ok(known) => Ok(known.first().map(|(_, settings)| settings.netns_cookie)),
-            Err(BpfError::Unknown { .. }) => Ok(None),
-            Err(error) => Err(error),
-        }
-    }
-
-    fn write_settings(&mut self, inode: u64, survey: &Survey, compiled: Settings) -> Result<(), BpfError> {
-        let writing = || failed("write a pod's settings");
-        let wanted = places(survey);
-        for (place, netns_id) in &wanted {
-            let settings =
-                Settings { netns_cookie: survey.cookie, netns_inode: inode, netns_id: *netns_id, ..compiled };
-            self.settings.set(place, &settings).map_err(writing())?;
-        }
-        let wanted: Vec<Place> = wanted.into_iter().map(|(place, _)| place).collect();
-        for gone in self.places.insert(inode, wanted.clone()).unwrap_or_default() {
-            if !wanted.contains(&gone) && !self.is_anothers(inode, &gone) {
-                sys::map_delete(self.settings.as_fd(), gone.bytes()).map_err(writing())?;
-            }
-        }
-        Ok(())
-    }
-
-    /// An interface's index may have become another pod's meanwhile.
-    fn is_anothers(&self, inode: u64, place: &Place) -> bool {
-        self.places.iter().any(|(other, places)| *other != inode && places.contains(place))
-    }
-
-    fn make_counters(&self, cookie: u64) -> Result<(), BpfError> {
-        const BPF_NOEXIST: u64 = 1;
-        let zero = vec![0_u8; size_of::<Counters>() * self.possible_cpus];
-        match sys::map_update(self.maps[COUNTERS].as_fd(), cookie.bytes(), &zero, BPF_NOEXIST) {
-            Err(error) if error.raw_os_error() != Some(libc::EEXIST) => {
-                Err(BpfError::system("make a pod's counters", error))
-            }
-            _ => Ok(()),
-        }
-    }
-
     fn tag(&self, link: &Wanted) -> Result<Tag, BpfError> {
         self.tags.get(link.program).copied().ok_or_else(|| BpfError::Object {
             object: "programs",
@@ -400,18 +282,21 @@ impl Node {
         let directory = pod_directory(&self.directory, inode);
         let Err(fault) = link.inspect(&directory, namespace, inode, self.tag(link)?)? else { return Ok(()) };
         if let Spot::Host(_) = link.spot {
-            return link.establish(fault, &directory, namespace, self.guard.get(link.program)?).map(drop);
+            let shared = link.establish(fault, &directory, namespace, self.guard.get(link.program)?);
+            if !shared.as_ref().is_err_and(|error| error.code() == Some(libc::EEXIST)) {
+                return shared;
+            }
         }
-        let own = self.load_inside(link, &directory, survey)?;
-        link.establish(fault, &directory, namespace, own.get(link.program)?).map(drop)
+        let own = self.load_own(link, &directory, survey)?;
+        link.establish(fault, &directory, namespace, own.get(link.program)?)
     }
 
     /// Loads a pod's own instance of a program.
-    fn load_inside(&self, link: &Wanted, directory: &Path, survey: &Survey) -> Result<Programs, BpfError> {
+    fn load_own(&self, link: &Wanted, directory: &Path, survey: &Survey) -> Result<Programs, BpfError> {
         let mut maps = template::node_maps(&self.maps);
         let header: u32 = if link.ethernet { 14 } else { 0 };
-        let mut constants =
-            vec![("pod_cookie", survey.cookie.bytes()), ("link_header_bytes", header.bytes())];
+        let cookie = if matches!(link.spot, Spot::Host(_)) { 0 } else { survey.cookie };
+        let mut constants = vec![("pod_cookie", cookie.bytes()), ("link_header_bytes", header.bytes())];
         if link.program.starts_with("guard_") {
             constants.push(("home_cookie", self.home_cookie.bytes()));
             return self.guard_template.load(Some(&[link.program]), &maps, &constants);
@@ -436,62 +321,4 @@ impl Node {
         }
         Ok(())
     }
-
-    fn programs(&self, inode: u64, survey: &Survey) -> Result<PodPrograms, BpfError> {
-        let directory = pod_directory(&self.directory, inode);
-        let mut link_ids = BTreeMap::new();
-        for link in wanted::guard(survey).into_iter().chain(wanted::redirect()) {
-            let path = directory.join(&link.pin);
-            let Ok(open) = sys::open_pinned(&path) else { continue };
-            let info =
-                sys::link_info(open.as_fd()).map_err(failed(format!("look at link {}", path.display())))?;
-            link_ids.insert(link.pin, info.id);
-        }
-        let inside = survey.interfaces.iter().any(|interface| interface.host.is_none());
-        let guard = if inside { GuardAt::Pod } else { GuardAt::Host };
-        Ok(PodPrograms {
-            guard: link_ids.keys().any(|pin| pin.starts_with("guard_")).then_some(guard),
-            redirect: link_ids.contains_key("redirect"),
-            interfaces: survey.interfaces.clone(),
-            link_ids,
-        })
-    }
-
-    /// The connections that are remembered as exempt, of all pods.
-    pub fn flow_count(&self) -> Result<usize, BpfError> {
-        let keys = sys::map_keys::<abi::FlowKey>(self.maps[FLOWS].as_fd());
-        Ok(keys.map_err(failed("list the exempt connections"))?.len())
-    }
-
-    /// The map that the data plane registers its sockets in.
-    pub fn sockets_path(&self) -> PathBuf {
-        self.directory.join(SOCKETS)
-    }
-}
-
-/// Where a pod's settings are looked up, with the pod's number as seen from there.
-fn places(survey: &Survey) -> Vec<(Place, i32)> {
-    let ends = survey.interfaces.iter().filter_map(|interface| interface.host.as_ref());
-    let mut places: Vec<_> = ends.map(|end| (Place::host_end(end.ifindex), survey.netns_id)).collect();
-    places.push((Place::inside(survey.cookie), -1));
-    places
-}
-
-fn known_places(settings: &Map<Place, Settings>) -> Result<HashMap<u64, Vec<Place>>, BpfError> {
-    let reading = || failed("read the pods' settings");
-    let mut known: HashMap<u64, Vec<Place>> = HashMap::new();
-    for place in sys::map_keys::<Place>(settings.as_fd()).map_err(reading())? {
-        if let Some(found) = settings.get(&place).map_err(reading())? {
-            known.entry(found.netns_inode).or_default().push(place);
-        }
-    }
-    Ok(known)
-}
-
-/// How many values a per-CPU map has for each key.
-fn possible_cpus() -> std::io::Result<usize> {
-    let text = std::fs::read_to_string("/sys/devices/system/cpu/possible")?;
-    let last = text.trim().rsplit([',', '-']).next().and_then(|last| last.parse::<usize>().ok());
-    last.map(|last| last + 1)
-        .ok_or_else(|| std::io::Error::other(format!("not a list of processors: {text:?}")))
 }

@@ -4,6 +4,7 @@ use crate::abi;
 use crate::error::{BpfError, failed};
 use crate::inside::on_thread;
 use crate::interfaces::LOOPBACK;
+use crate::layout::MAPS;
 use crate::sys::{self, Attach, Order, Plain};
 use crate::template::{self, KernelTypes, Programs, Template};
 use crate::walk::Walk;
@@ -72,7 +73,7 @@ impl Attempt {
 }
 
 fn make_maps(guard: &Template) -> Result<HashMap<&'static str, OwnedFd>, BpfError> {
-    abi::MAPS.iter().map(|(name, pin)| Ok((*pin, guard.create_map(name)?))).collect()
+    MAPS.iter().map(|(name, pin)| Ok((*pin, guard.create_map(name)?))).collect()
 }
 
 fn register(maps: &HashMap<&'static str, OwnedFd>) -> Result<(), BpfError> {

@@ -1,9 +1,9 @@
 //! How a pod is captured, as the agent says it, and as the programs read it.
 
-use crate::abi::{
+use crate::error::BpfError;
+use crate::layout::{
     Address, Cidr, FLAG_BYPASS_INBOUND, FLAG_REFUSE_UDP, MAX_ADDRESSES, MAX_CIDRS, MAX_PORTS, Settings,
 };
-use crate::error::BpfError;
 use crate::sys::Plain;
 use std::net::IpAddr;
 

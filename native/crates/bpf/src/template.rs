@@ -1,7 +1,7 @@
 //! A compiled object, read once and fitted to the running kernel, from which programs are loaded.
 
-use crate::abi;
 use crate::error::BpfError;
+use crate::layout::MAPS;
 use crate::sys::{self, Attach, Kind, Load, MapShape, MapTypes, Tag};
 use aya_obj::btf::{Btf, BtfFeatures, BtfKind};
 use aya_obj::{EbpfSectionKind, Object};
@@ -247,5 +247,5 @@ fn constant_map(map: &aya_obj::Map) -> Result<OwnedFd, BpfError> {
 pub(crate) fn node_maps<'a>(
     open: &'a HashMap<&'static str, OwnedFd>,
 ) -> HashMap<&'static str, BorrowedFd<'a>> {
-    abi::MAPS.iter().filter_map(|(name, pinned)| Some((*name, open.get(pinned)?.as_fd()))).collect()
+    MAPS.iter().filter_map(|(name, pinned)| Some((*name, open.get(pinned)?.as_fd()))).collect()
 }

@@ -4,7 +4,6 @@ use crate::bpffs;
 use crate::error::{BpfError, failed};
 use crate::inside::inside;
 use crate::interfaces::{Interface, LOOPBACK, Survey};
-use crate::pins::LISTENERS;
 use crate::sys::{self, Attach, LinkInfo, Order, Tag};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -63,9 +62,9 @@ fn guard_of(interface: &Interface) -> [Wanted; 3] {
     ]
 }
 
-/// Whether a pin is one that the redirection brought.
-pub(crate) fn is_redirect(pin: &str) -> bool {
-    matches!(pin, "loopback" | "redirect" | LISTENERS)
+/// Whether a pin is one of the redirection's links.
+pub(crate) fn is_redirect_link(pin: &str) -> bool {
+    matches!(pin, "loopback" | "redirect")
 }
 
 /// The redirection's links.
@@ -86,6 +85,18 @@ pub(crate) fn redirect() -> Vec<Wanted> {
     };
     // In this order: with the second, connections are redirected.
     vec![loopback, redirect]
+}
+
+/// Detaches the link at `path` and removes its pin; either may be gone.
+pub(crate) fn remove(path: &Path) -> Result<(), BpfError> {
+    let action = || format!("detach {}", path.display());
+    match sys::open_pinned(path) {
+        // Else the kernel would do it a moment later, and a guard without its settings drops everything.
+        Ok(link) => sys::link_detach(link.as_fd()).map_err(failed(action()))?,
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => return Ok(()),
+        Err(error) => return Err(BpfError::system(action(), error)),
+    }
+    bpffs::unpin(path)
 }
 
 /// What is wrong with a link.
@@ -168,20 +179,20 @@ impl Wanted {
     }
 
     /// Puts `program` in force: by exchange within the link if that is there, else by a new one. At no time
-    /// is there no program where there was one.
+    /// is there no program where there was one. The same program cannot be attached a second time while a
+    /// former link with it is there, pinned or not: that is the error EEXIST.
     pub(crate) fn establish(
         &self,
         fault: Fault,
         directory: &Path,
         namespace: BorrowedFd<'_>,
         program: BorrowedFd<'_>,
-    ) -> Result<u32, BpfError> {
+    ) -> Result<(), BpfError> {
         let path = directory.join(&self.pin);
         let action = || format!("attach {} at {}", self.program, path.display());
         if fault == Fault::Replaced {
             let link = sys::open_pinned(&path).map_err(failed(action()))?;
-            sys::link_update(link.as_fd(), program).map_err(failed(action()))?;
-            return Ok(sys::link_info(link.as_fd()).map_err(failed(action()))?.id);
+            return sys::link_update(link.as_fd(), program).map_err(failed(action()));
         }
         // The former one, if any, stays attached until this descriptor is closed.
         let former = sys::open_pinned(&path).ok();
@@ -197,6 +208,6 @@ impl Wanted {
         bpffs::unpin(&path)?;
         sys::pin(link.as_fd(), &path).map_err(failed(action()))?;
         drop(former);
-        Ok(sys::link_info(link.as_fd()).map_err(failed(action()))?.id)
+        Ok(())
     }
 }

@@ -11,6 +11,8 @@ use napi::bindgen_prelude::PromiseRaw;
 use napi::{Env, Result};
 use napi_derive::napi;
 
+use tokio::sync::Semaphore;
+
 use crate::descriptor::duplicate;
 use crate::error::AddonError;
 use crate::netns::on_thread;
@@ -56,13 +58,16 @@ pub struct PodPrograms {
     pub link_ids: HashMap<String, u32>,
 }
 
-/// `None` once disposed of.
-type Shared = Arc<Mutex<Option<Node>>>;
+/// Calls that wait for the kernel, at a time: it does the waiting for one after the other, but the next one
+/// can prepare meanwhile.
+const WAITING_CALLS: usize = 2;
 
 #[napi]
 #[derive(Debug)]
 pub struct NodeBpf {
-    node: Shared,
+    /// `None` once disposed of.
+    node: Mutex<Option<Arc<Node>>>,
+    queue: Arc<Semaphore>,
 }
 
 #[napi]
@@ -82,10 +87,10 @@ impl NodeBpf {
     #[napi(factory)]
     pub fn open(directory: String) -> Result<Self> {
         let node = Node::open(Path::new(&directory)).map_err(thrown)?;
-        Ok(Self { node: Arc::new(Mutex::new(Some(node))) })
+        let queue = Arc::new(Semaphore::new(WAITING_CALLS));
+        Ok(Self { node: Mutex::new(Some(Arc::new(node))), queue })
     }
 
-    /// Attaching waits for the kernel, some milliseconds for each link: not on Node's thread.
     #[napi]
     pub fn attach_guard<'env>(
         &self,
@@ -94,14 +99,10 @@ impl NodeBpf {
         inode: f64,
         settings: PodCaptureSettings,
     ) -> Result<PromiseRaw<'env, PodPrograms>> {
-        let shared = self.node.clone();
-        let namespace = duplicate(netns_fd);
-        let settings = parse(settings);
-        env.spawn_future(async move {
-            let (namespace, settings) = (namespace?, settings?);
-            let attach =
-                move || with(&shared, |node| node.attach_guard(namespace.as_fd(), inode as u64, &settings));
-            Ok(shown(on_thread(attach).await?))
+        let prepared = duplicate(netns_fd).and_then(|namespace| Ok((namespace, parse(settings)?)));
+        self.waiting(env, move |node| {
+            let (namespace, settings) = prepared?;
+            Ok(shown(node.attach_guard(namespace.as_fd(), inode as u64, &settings).map_err(thrown)?))
         })
     }
 
@@ -112,78 +113,88 @@ impl NodeBpf {
         netns_fd: i32,
         inode: f64,
     ) -> Result<PromiseRaw<'env, PodPrograms>> {
-        let shared = self.node.clone();
         let namespace = duplicate(netns_fd);
-        env.spawn_future(async move {
-            let namespace = namespace?;
-            let attach = move || with(&shared, |node| node.attach_redirect(namespace.as_fd(), inode as u64));
-            Ok(shown(on_thread(attach).await?))
+        self.waiting(env, move |node| {
+            Ok(shown(node.attach_redirect(namespace?.as_fd(), inode as u64).map_err(thrown)?))
         })
     }
 
     #[napi]
-    pub fn detach_redirect(&self, inode: f64) -> Result<()> {
-        Ok(with(&self.node, |node| node.detach_redirect(inode as u64))?)
+    pub fn detach_redirect<'env>(&self, env: &'env Env, inode: f64) -> Result<PromiseRaw<'env, ()>> {
+        self.waiting(env, move |node| node.detach_redirect(inode as u64).map_err(thrown))
+    }
+
+    #[napi]
+    pub fn detach<'env>(&self, env: &'env Env, inode: f64) -> Result<PromiseRaw<'env, ()>> {
+        self.waiting(env, move |node| node.detach(inode as u64).map_err(thrown))
+    }
+
+    /// Attaching and detaching wait for the kernel, some milliseconds for each link: not on Node's thread.
+    fn waiting<'env, T>(
+        &self,
+        env: &'env Env,
+        work: impl FnOnce(&Node) -> std::result::Result<T, AddonError> + Send + 'static,
+    ) -> Result<PromiseRaw<'env, T>>
+    where
+        T: Send + 'static + napi::bindgen_prelude::ToNapiValue,
+    {
+        let node = self.node();
+        let queue = self.queue.clone();
+        env.spawn_future(async move {
+            let node = node?;
+            // The queue is never closed.
+            let _place = queue.acquire_owned().await;
+            Ok(on_thread(move || work(&node)).await?)
+        })
     }
 
     #[napi]
     pub fn update(&self, inode: f64, settings: PodCaptureSettings) -> Result<()> {
         let settings = parse(settings)?;
-        Ok(with(&self.node, |node| node.update(inode as u64, &settings))?)
+        Ok(self.node()?.update(inode as u64, &settings).map_err(thrown)?)
     }
 
     #[napi]
     pub fn mark_for_drain(&self, netns_fd: i32, inode: f64) -> Result<u32> {
         let namespace = duplicate(netns_fd)?;
-        let marked = with(&self.node, |node| node.mark_for_drain(namespace.as_fd(), inode as u64))?;
+        let marked = self.node()?.mark_for_drain(namespace.as_fd(), inode as u64).map_err(thrown)?;
         Ok(u32::try_from(marked).unwrap_or(u32::MAX))
     }
 
     #[napi]
     pub fn verify(&self, netns_fd: i32, inode: f64) -> Result<Vec<String>> {
         let namespace = duplicate(netns_fd)?;
-        let faults = with(&self.node, |node| node.verify(namespace.as_fd(), inode as u64))?;
+        let faults = self.node()?.verify(namespace.as_fd(), inode as u64).map_err(thrown)?;
         Ok(faults.into_iter().map(str::to_owned).collect())
     }
 
     #[napi]
     pub fn counters(&self, inode: f64) -> Result<HashMap<String, f64>> {
-        let counters = with(&self.node, |node| node.counters(inode as u64))?;
+        let counters = self.node()?.counters(inode as u64).map_err(thrown)?;
         Ok(counters.into_iter().map(|(reason, packets)| (reason.to_owned(), packets as f64)).collect())
     }
 
     #[napi]
-    pub fn detach(&self, inode: f64) -> Result<()> {
-        Ok(with(&self.node, |node| node.detach(inode as u64))?)
-    }
-
-    #[napi]
     pub fn attached(&self) -> Result<Vec<f64>> {
-        let inodes = with(&self.node, |node| node.attached())?;
+        let inodes = self.node()?.attached().map_err(thrown)?;
         Ok(inodes.into_iter().map(|inode| inode as f64).collect())
     }
 
     #[napi]
     pub fn dispose(&self) -> Result<()> {
-        match held(&self.node).take() {
+        match self.held().take() {
             Some(node) => Ok(node.dispose().map_err(thrown)?),
             None => Ok(()),
         }
     }
-}
 
-fn held(shared: &Shared) -> MutexGuard<'_, Option<Node>> {
-    // What is true is in the kernel; every call looks there first.
-    shared.lock().unwrap_or_else(PoisonError::into_inner)
-}
+    fn held(&self) -> MutexGuard<'_, Option<Arc<Node>>> {
+        self.node.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 
-fn with<T>(
-    shared: &Shared,
-    work: impl FnOnce(&mut Node) -> std::result::Result<T, BpfError>,
-) -> std::result::Result<T, AddonError> {
-    match held(shared).as_mut() {
-        Some(node) => work(node).map_err(thrown),
-        None => Err(AddonError::BadArgument("NodeBpf was disposed of".to_owned())),
+    fn node(&self) -> std::result::Result<Arc<Node>, AddonError> {
+        let node = self.held().clone();
+        node.ok_or_else(|| AddonError::BadArgument("NodeBpf was disposed of".to_owned()))
     }
 }
 
