@@ -119,7 +119,9 @@ test("never writes others' files, and goes without a trace", async () => {
   const stamps = theirs.map((path) => statSync(path, { bigint: true }));
   await installation.align();
   expect(readdirSync(binDir)).toEqual(["bridge", "meltemi-cni"]);
+  const late = installation.align();
   await installation.uninstall();
+  await Promise.all([late, installation.align()]);
   expect([readdirSync(binDir), readdirSync(confDir)]).toEqual([
     ["bridge"],
     ["10-a.conflist", "99-loopback.conf"],

@@ -31,6 +31,8 @@ const recheckMs = 30_000;
 export class Installation {
   #said = "";
   #aligning: Promise<void> = Promise.resolve();
+  /** Taken out for good: a change that was seen before is no reason to come back. */
+  #uninstalled = false;
 
   constructor(
     private readonly options: InstallationOptions,
@@ -67,6 +69,7 @@ export class Installation {
 
   /** Takes everything of ours out; the chain first. Other plugins' files are not opened for writing at any time. */
   async uninstall(): Promise<void> {
+    this.#uninstalled = true;
     await this.#aligning.catch(() => undefined);
     const { binDir, confDir } = this.options;
     if (confDir !== undefined) for (const name of chainNames) await this.files.remove(join(confDir, name));
@@ -75,6 +78,7 @@ export class Installation {
   }
 
   async #align(): Promise<void> {
+    if (this.#uninstalled) return;
     const { binDir, confDir } = this.options;
     if (binDir !== undefined) await this.#alignProgram(binDir);
     if (confDir !== undefined) await this.#alignChain(confDir);

@@ -273,6 +273,17 @@ describe.each(missing.length > 0 ? [] : (["bridge", "ptp"] as const))(
       [early, kept].forEach(removeNamespace);
     }, 60_000);
 
+    it("stays installed while one agent follows another", async () => {
+      await node.end("SIGKILL");
+      await node.start("--leave-data-plane");
+      const before = [node.binDir, node.confDir].map((path) => readdirSync(path));
+      expect(await node.end("SIGTERM"), node.log).toBe(0);
+      expect([node.binDir, node.confDir].map((path) => readdirSync(path))).toEqual(before);
+      expect(before).toEqual([["meltemi-cni"], [chain, "10-net.conflist"]]);
+      expect(statSync(node.list).isFile()).toBe(true);
+      await node.start();
+    }, 60_000);
+
     it("goes without a trace when the agent ends", async () => {
       mkdirSync(join(node.confDir, "sub"));
       expect(await node.end("SIGTERM"), node.log).toBe(0);

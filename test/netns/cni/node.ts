@@ -74,11 +74,11 @@ export class CniNode {
     return this.#log;
   }
 
-  async start(): Promise<void> {
+  async start(...flagsBesides: readonly string[]): Promise<void> {
     const [program, args] = agentCommand(join(this.directory, "agent"), this.#config, this.runDir);
     const flags = { "cni-socket": this.socket, "cni-bin-dir": this.binDir, "cni-conf-dir": this.confDir };
     const more = Object.entries(flags).flatMap(([name, value]) => [`--${name}`, value]);
-    const agent = spawnAgent(program, [...args, ...more]);
+    const agent = spawnAgent(program, [...args, ...more, ...flagsBesides]);
     agent.all.on("data", (chunk: Buffer) => (this.#log += chunk.toString()));
     this.#agent = agent;
     await eventually("the agent's data plane", () => this.dataPlanePid, 30_000).catch((error: unknown) => {
