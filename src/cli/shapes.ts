@@ -19,6 +19,7 @@ export const nodeStatusShape = z.looseObject({
   node: z.string(),
   version: optionalText,
   pods: z.array(podShape),
+  capture: z.looseObject({ mode: z.string(), guard: z.string(), reason: z.string() }).optional(),
   control_plane: z.looseObject({
     connected: z.boolean(),
     address: optionalText,

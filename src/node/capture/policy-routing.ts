@@ -1,4 +1,4 @@
-import { MeltemiError } from "../../domain/error.js";
+import { MeltemiError, messageOf } from "../../domain/error.js";
 import type { Netns } from "./mode.js";
 import type { Tools } from "./tool.js";
 
@@ -199,10 +199,20 @@ export class PolicyRouting {
     try {
       await this.tools.must(netns, "ip", [`-${family}`, "-batch", "-"], script);
     } catch (error) {
-      throw new MeltemiError("system", `IPv${family} policy routing of the pod cannot be set`, {
-        cause: error,
-        hint: error instanceof Error ? error.message : "",
-      });
+      const words = messageOf(error);
+      const down = words.includes("device is not up");
+      throw new MeltemiError(
+        "system",
+        down
+          ? "lo is down in the pod's network namespace"
+          : `IPv${family} policy routing of the pod cannot be set: ${words}`,
+        {
+          cause: error,
+          hint: down
+            ? "container runtimes set it up; a namespace made by hand needs `ip link set lo up`"
+            : "`meltemi doctor node` says what this kernel supports",
+        },
+      );
     }
   }
 }
