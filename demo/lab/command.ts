@@ -41,32 +41,41 @@ export function startIn(
   return spawn(program, rest, { stdio: ["ignore", "pipe", "pipe"] });
 }
 
+export interface Patience {
+  /** 30 s where it is not said: for what never comes. */
+  readonly deadlineMs?: number;
+  readonly everyMs?: number;
+  /** Whether an error of the question ends the waiting, and is thrown. Otherwise it may pass. */
+  readonly errorsEnd?: boolean;
+}
+
 /**
- * Asks until the answer is one, and gives it. The deadline is for what never comes; how long it took
- * is the caller's to report.
- * @throws MeltemiError `unavailable` naming what was waited for
+ * Asks until there is an answer, which `undefined` and `false` are not, and gives it. How long it took is the
+ * caller's to report.
+ * @throws MeltemiError `unavailable` naming what was waited for, with the last error as its cause
  */
 export async function eventually<T>(
   what: string,
-  ask: () => Promise<T | undefined> | T | undefined,
-  options: { deadlineMs?: number; everyMs?: number } = {},
+  ask: () => Promise<T | undefined | false> | T | undefined | false,
+  { deadlineMs = 30_000, everyMs = 50, errorsEnd = false }: Patience = {},
 ): Promise<T> {
-  const deadline = performance.now() + (options.deadlineMs ?? 30_000);
+  const deadline = performance.now() + deadlineMs;
   let lastError: unknown;
   for (;;) {
     try {
       const answer = await ask();
-      if (answer !== undefined) return answer;
+      if (answer !== undefined && answer !== false) return answer;
     } catch (error) {
+      if (errorsEnd) throw error;
       lastError = error;
     }
     if (performance.now() > deadline) {
       throw new MeltemiError(
         "unavailable",
-        `waited in vain for ${what}`,
+        `waited in vain for ${what} (${deadlineMs} ms)`,
         lastError === undefined ? {} : { cause: lastError },
       );
     }
-    await new Promise((resolve) => setTimeout(resolve, options.everyMs ?? 50));
+    await new Promise((resolve) => setTimeout(resolve, everyMs));
   }
 }

@@ -1,14 +1,10 @@
-/** Waits until `probe` gives something else than `undefined` or `false`, looking often; fails after `deadlineMs`. */
-export async function eventually<T>(
+import { eventually as ask } from "../../demo/lab/command.js";
+
+/** The demo's `eventually` as tests want it: looking often, and an error is a failure at once. */
+export function eventually<T>(
   what: string,
-  probe: () => Promise<T | undefined | false> | T | undefined | false,
+  probe: Parameters<typeof ask<T>>[1],
   deadlineMs = 10_000,
 ): Promise<T> {
-  const end = performance.now() + deadlineMs;
-  for (;;) {
-    const found = await probe();
-    if (found !== undefined && found !== false) return found;
-    if (performance.now() > end) throw new Error(`not within ${deadlineMs} ms: ${what}`);
-    await new Promise((resolve) => setTimeout(resolve, 10));
-  }
+  return ask(what, probe, { deadlineMs, everyMs: 10, errorsEnd: true });
 }
