@@ -161,6 +161,9 @@ impl<W: World> Core<W> {
         self.authorize(downstream, &admitted, view, exchange)?;
         let (rule, matched) = match self.routes.find(downstream.parent(), &view) {
             Found::NoRoutes => (None, PathMatch::Any),
+            Found::NotReceived => {
+                return Err(Reply::new(Cause::NoEndpoint, "the routes have not been received yet"));
+            }
             Found::Rule { rule, path } => (Some(rule), path),
             Found::NoMatch => return Err(Reply::new(Cause::NoRoute, "no route's rule is for this request")),
             Found::Broken => {

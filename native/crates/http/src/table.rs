@@ -8,6 +8,7 @@ use meltemi_types::meltemi as wire;
 use parking_lot::RwLock;
 use prost::Message;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Acquire, Ordering::Release};
 
 /// A rule, as a matcher holds it.
 type Rules = Matcher<Arc<Rule>>;
@@ -15,6 +16,8 @@ type Rules = Matcher<Arc<Rule>>;
 /// What the routes of a parent say of a request.
 #[derive(Debug)]
 pub enum Found {
+    /// Discovery has not answered yet: whatever is known may not be all.
+    NotReceived,
     /// No route is attached: on to the parent as asked.
     NoRoutes,
     /// Routes are attached, none is for this request: 404.
@@ -70,6 +73,7 @@ struct Known {
 #[derive(Debug, Default)]
 pub struct RouteTable {
     known: RwLock<Known>,
+    synced: AtomicBool,
 }
 
 impl RouteTable {
@@ -111,8 +115,16 @@ impl RouteTable {
         refused
     }
 
+    /// Discovery has answered: what is absent does not exist.
+    pub fn synced(&self) {
+        self.synced.store(true, Release);
+    }
+
     /// The rule for a request that was sent to `parent`.
     pub fn find(&self, parent: &Parent, request: &RequestView<'_>) -> Found {
+        if !self.synced.load(Acquire) {
+            return Found::NotReceived;
+        }
         let Some(routes) = self.known.read().parents.get(parent).cloned() else { return Found::NoRoutes };
         let consumer = routes.consumers.get(request.source_namespace);
         let attached = consumer.filter(|routes| routes.is_at(request.port)).unwrap_or(&routes.producer);

@@ -53,6 +53,8 @@ fn find(table: &RouteTable, path: &str, namespace: &str, port: u16) -> String {
 #[test]
 fn routes_come_change_and_go() {
     let table = RouteTable::default();
+    assert_eq!(find(&table, "/a", "", 80), "NotReceived");
+    table.synced();
     assert_eq!(find(&table, "/a", "", 80), "NoRoutes");
     assert!(put(&table, "r1", &route("one", "/a", "")).is_empty());
     assert_eq!(find(&table, "/a", "", 80), "one");
@@ -67,6 +69,7 @@ fn routes_come_change_and_go() {
 #[test]
 fn a_consumer_route_replaces_the_producers_for_its_namespace() {
     let table = RouteTable::default();
+    table.synced();
     put(&table, "p", &route("producer", "/a", ""));
     put(&table, "c", &route("consumer", "/b", "team"));
     assert_eq!(find(&table, "/a", "", 80), "producer");
@@ -79,6 +82,7 @@ fn a_consumer_route_replaces_the_producers_for_its_namespace() {
 #[test]
 fn a_route_is_attached_to_its_parents_port_alone() {
     let table = RouteTable::default();
+    table.synced();
     let mut message = route("one", "/a", "");
     message.parents[0].port = 80;
     put(&table, "r", &message);
@@ -90,6 +94,7 @@ fn a_route_is_attached_to_its_parents_port_alone() {
 #[test]
 fn a_refused_route_keeps_its_last_good_version_or_breaks_what_it_was_for() {
     let table = RouteTable::default();
+    table.synced();
     let mut bad = route("one", "/a", "");
     bad.rules[0].filters = vec![wire::HttpFilter::default()];
     let refused = put(&table, "r", &bad);

@@ -149,6 +149,7 @@ impl Proxy {
         let core =
             Core::new(world.clone(), PoolLimits::default(), TaskTracker::new(), CancellationToken::new());
         core.policies.synced();
+        core.routes.synced();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let drain = CancellationToken::new();

@@ -75,7 +75,8 @@ impl ResourceSink for Sink {
         match resource_type {
             ResourceType::Address | ResourceType::Authorization => self.waypoint.mesh.synced(resource_type),
             ResourceType::HttpAuthorization => self.core.policies.synced(),
-            ResourceType::HttpRoute | ResourceType::Served | ResourceType::Waypoint => {}
+            ResourceType::HttpRoute => self.core.routes.synced(),
+            ResourceType::Served | ResourceType::Waypoint => {}
         }
         self.synced.write().insert(resource_type);
     }
