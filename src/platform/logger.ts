@@ -35,7 +35,7 @@ export interface LoggerOptions {
 }
 
 export function createLogger(options: LoggerOptions): Logger {
-  const lines = options.destination ?? pino.destination({ fd: 1, sync: true });
+  const lines = options.destination ?? standardOutput();
   const destination =
     options.format === "json" ? lines : prettyOver(lines, options.destination === undefined);
   const root = pino(
@@ -50,6 +50,13 @@ export function createLogger(options: LoggerOptions): Logger {
   );
   const logger = new RootedLogger(root, { rank: rankOf(options.level) });
   return options.fields === undefined ? logger : logger.child(options.fields);
+}
+
+function standardOutput(): DestinationStream {
+  const lines = pino.destination({ fd: 1, sync: true });
+  // A disk that is full, or a reader that has gone, costs records; it must not end the process.
+  lines.on("error", () => undefined);
+  return lines;
 }
 
 /** `json` where a program reads, `text` where a person does. */

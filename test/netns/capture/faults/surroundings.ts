@@ -2,6 +2,7 @@
 import { run } from "../../../../demo/lab/command.js";
 import type { Fault } from "./fault.js";
 
+const killed = ["node-n1", "node-n2", "proxy-n1", "proxy-n2"];
 const fillingOf = (state: string): string => `${state}/filling`;
 
 export const surroundings: readonly Fault[] = [
@@ -9,13 +10,11 @@ export const surroundings: readonly Fault[] = [
     name: "the disk full, agents and data planes killed meanwhile",
     strike: async ({ lab }) => {
       await run("sh", ["-c", `dd if=/dev/zero of=${fillingOf(lab.state)} bs=64k 2>/dev/null || true`]);
-      for (const name of ["node-n1", "node-n2", "proxy-n1", "proxy-n2"]) lab.signal(name, "SIGKILL");
+      for (const name of killed) lab.signal(name, "SIGKILL");
     },
     repaired: async ({ lab, before }) => {
       const now = lab.processes();
-      const other = ["node-n1", "node-n2", "proxy-n1", "proxy-n2"].every(
-        (name) => now.get(name) !== before.get(name),
-      );
+      const other = killed.every((name) => now.get(name) !== before.get(name));
       return other && (await lab.isReady());
     },
     mend: async ({ lab }) => {
