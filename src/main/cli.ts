@@ -28,12 +28,17 @@ function endSignal(): AbortSignal {
 
 const longLived: ReadonlySet<string | undefined> = new Set(["control-plane", "standalone", "node"]);
 
-/** Who reads our output may stop (`| head`): a command has then said enough, and a server goes on without it. */
+/**
+ * Who reads our output may stop (`| head`): a command has then said enough, and a server goes on without it. It also
+ * goes on where the disk that its log is on is full.
+ */
 function expectBrokenPipes(chosen: string | undefined): void {
+  const goesOn = longLived.has(chosen);
   for (const stream of [process.stdout, process.stderr]) {
     stream.on("error", (error: NodeJS.ErrnoException) => {
+      if (error.code === "ENOSPC" && goesOn) return;
       if (error.code !== "EPIPE") throw error;
-      if (!longLived.has(chosen)) process.exit();
+      if (!goesOn) process.exit();
     });
   }
 }
