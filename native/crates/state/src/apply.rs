@@ -190,7 +190,11 @@ fn target(store: &Store, name: &str) -> Option<Target> {
         if !services.is_empty() {
             return Some(Target::Services(services.into_iter().cloned().collect()));
         }
-        return store.workload_at(&address).cloned().map(Target::Workload);
+        if let Some(workload) = store.workload_at(&address) {
+            return Some(Target::Workload(workload.clone()));
+        }
+        let around = store.services_around(&address);
+        return (!around.is_empty()).then(|| Target::Services(around.into_iter().cloned().collect()));
     }
     let service = store.services.get(name)?.service.clone()?;
     Some(Target::Services(vec![service]))

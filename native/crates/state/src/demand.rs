@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use hashbrown::{HashMap, HashSet};
 use tokio::time::Duration;
 
+use crate::Text;
+
 /// Why an address, service or workload could not be told apart from nothing. None of these permits
 /// plaintext.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -32,11 +34,14 @@ pub(crate) struct Demand {
     /// The resource's own name, where found.
     resource: Option<Box<str>>,
     pub(crate) last_used: AtomicU32,
+    /// Who asked first.
+    asker: Text,
 }
 
 #[derive(Debug, Default)]
 pub(crate) struct Demands {
     by_name: HashMap<Box<str>, Demand>,
+    by_asker: HashMap<Text, usize>,
 }
 
 impl Demands {
@@ -48,13 +53,23 @@ impl Demands {
         self.by_name.get(name)
     }
 
-    pub(crate) fn ask(&mut self, name: &str, now_s: u32) {
+    /// Whether `asker` may ask for one more name, of `limit` in all. The last quarter is for those who ask for
+    /// little: who scans addresses keeps nobody else from asking.
+    pub(crate) fn has_room(&self, asker: &Text, limit: usize) -> bool {
+        let own = self.by_asker.get(asker).copied().unwrap_or_default();
+        let askers = self.by_asker.len() + usize::from(own == 0);
+        let few = own < (limit / 4 / askers).max(1);
+        self.len() < if few { limit } else { limit - limit / 4 }
+    }
+
+    pub(crate) fn ask(&mut self, name: &str, asker: &Text, now_s: u32) {
         match self.by_name.get(name) {
             Some(demand) => demand.last_used.store(now_s, Ordering::Relaxed),
             None => {
-                let last_used = AtomicU32::new(now_s);
-                self.by_name
-                    .insert(name.into(), Demand { answer: Answer::Pending, resource: None, last_used });
+                let (last_used, asker) = (AtomicU32::new(now_s), asker.clone());
+                *self.by_asker.entry(asker.clone()).or_default() += 1;
+                let demand = Demand { answer: Answer::Pending, resource: None, last_used, asker };
+                self.by_name.insert(name.into(), demand);
             }
         }
     }
@@ -84,7 +99,13 @@ impl Demands {
     }
 
     pub(crate) fn forget(&mut self, name: &str) {
-        self.by_name.remove(name);
+        let Some(demand) = self.by_name.remove(name) else { return };
+        if let Some(count) = self.by_asker.get_mut(&demand.asker) {
+            *count -= 1;
+            if *count == 0 {
+                self.by_asker.remove(&demand.asker);
+            }
+        }
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, &Demand)> {

@@ -131,21 +131,27 @@ impl Mesh {
         let _ = self.demander.set(demander);
     }
 
-    /// What is behind an address now, without asking. Services go before workloads; of several
-    /// services, one of the client's namespace, then the canonical one, then the first by name.
+    /// What is behind an address now, without asking. Services that have it go before the workload that has
+    /// it, and that before services that have a range around it; of several services, one of the client's
+    /// namespace, then the canonical one, then the first by name.
     pub fn lookup(&self, address: &NetworkAddress, client_namespace: &str) -> Lookup {
         let store = self.store.read();
-        let services = store.services_at(address);
-        let visible = services.iter().filter(|service| service.is_visible_to(client_namespace));
-        if let Some(service) = visible
-            .min_by_key(|service| (*service.namespace != *client_namespace, !service.canonical, &service.key))
-        {
-            self.touch(&service.last_used);
-            return Lookup::Service((*service).clone());
+        let mut services = store.services_at(address);
+        if let Some(service) = self.first_visible(&services, client_namespace) {
+            return Lookup::Service(service);
         }
         if let Some(workload) = store.workload_at(address) {
             self.touch(&workload.last_used);
             return Lookup::Workload(workload.clone());
+        }
+        if services.is_empty() {
+            services = store.services_around(address);
+            if !services.is_empty() && !self.only_ranges_hold(&store, address) {
+                return Lookup::Unknown;
+            }
+            if let Some(service) = self.first_visible(&services, client_namespace) {
+                return Lookup::Service(service);
+            }
         }
         if !services.is_empty() {
             return Lookup::Hidden;
@@ -154,6 +160,15 @@ impl Mesh {
             true => Lookup::Negative,
             false => Lookup::Unknown,
         }
+    }
+
+    fn first_visible(&self, services: &[&Arc<Service>], client_namespace: &str) -> Option<Arc<Service>> {
+        let visible = services.iter().filter(|service| service.is_visible_to(client_namespace));
+        let first = visible.min_by_key(|service| {
+            (*service.namespace != *client_namespace, !service.canonical, &service.key)
+        })?;
+        self.touch(&first.last_used);
+        Some((*first).clone())
     }
 
     /// The workload that has an address, whatever services claim it.

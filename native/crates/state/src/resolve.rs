@@ -6,6 +6,7 @@ use meltemi_types::discovery::ResourceType;
 use meltemi_types::{NetworkAddress, ServiceKey, WorkloadUid};
 use tokio::time::Instant;
 
+use crate::Text;
 use crate::demand::{Answer, ResolveError};
 use crate::mesh::{Lookup, Mesh, Resolved};
 use crate::service::Service;
@@ -23,6 +24,15 @@ impl Mesh {
         demand.answer == Answer::Negative
     }
 
+    /// Whether it is known that nothing but a range holds an address.
+    pub(crate) fn only_ranges_hold(&self, store: &Store, address: &NetworkAddress) -> bool {
+        if !self.options.on_demand {
+            return true;
+        }
+        // What has the very address is told of only where somebody asks for it.
+        store.demands.get(&address.to_string()).is_some_and(|demand| demand.answer != Answer::Pending)
+    }
+
     /// What is behind an address for a client of a namespace; asks and waits where it is not known.
     /// After the deadline the answer is an error, never [`Resolved::Negative`].
     pub async fn resolve(
@@ -31,8 +41,19 @@ impl Mesh {
         client_namespace: &str,
         deadline: Instant,
     ) -> Result<Resolved, ResolveError> {
+        self.resolve_for(&Text::from(""), address, client_namespace, deadline).await
+    }
+
+    /// The same, on behalf of `asker`: how much one asks for is held against it alone.
+    pub async fn resolve_for(
+        &self,
+        asker: &Text,
+        address: &NetworkAddress,
+        client_namespace: &str,
+        deadline: Instant,
+    ) -> Result<Resolved, ResolveError> {
         let name = || address.to_string();
-        self.wait(name, deadline, || match self.lookup(address, client_namespace) {
+        self.wait(asker, name, deadline, || match self.lookup(address, client_namespace) {
             Lookup::Service(service) => Some(Ok(Resolved::Service(service))),
             Lookup::Workload(workload) => Some(Ok(Resolved::Workload(workload))),
             Lookup::Negative => Some(Ok(Resolved::Negative)),
@@ -49,7 +70,7 @@ impl Mesh {
         deadline: Instant,
     ) -> Result<Option<Arc<Service>>, ResolveError> {
         let name = || key.to_string();
-        self.wait(name, deadline, || {
+        self.wait(&Text::from(""), name, deadline, || {
             let store = self.store.read();
             match store.services.get(key).and_then(|entry| entry.service.as_ref()) {
                 Some(service) => {
@@ -69,7 +90,7 @@ impl Mesh {
         deadline: Instant,
     ) -> Result<Option<Arc<Workload>>, ResolveError> {
         let name = || uid.to_string();
-        self.wait(name, deadline, || match self.workload(uid) {
+        self.wait(&Text::from(""), name, deadline, || match self.workload(uid) {
             Some(workload) => Some(Ok(Some(workload))),
             None => self.absent(&self.store.read(), name).then_some(Ok(None)),
         })
@@ -79,6 +100,7 @@ impl Mesh {
     /// Asks for `name` once `known` has nothing, and looks again after every answer.
     async fn wait<T>(
         &self,
+        asker: &Text,
         name: impl Fn() -> String,
         deadline: Instant,
         known: impl Fn() -> Option<Result<T, ResolveError>>,
@@ -90,7 +112,7 @@ impl Mesh {
         // Subscribed before the question is asked, so that no answer is missed.
         let mut answers = self.answers.subscribe();
         let name = name();
-        self.demand(&name)?;
+        self.demand(&name, asker)?;
         loop {
             if let Some(result) = known() {
                 return result;
@@ -104,17 +126,17 @@ impl Mesh {
         }
     }
 
-    fn demand(&self, name: &str) -> Result<(), ResolveError> {
+    fn demand(&self, name: &str, asker: &Text) -> Result<(), ResolveError> {
         if !self.options.on_demand {
             return Ok(());
         }
         {
             let mut store = self.store.write();
             let limit = self.options.max_demands.saturating_mul(2);
-            if store.demands.len() >= limit && store.demands.get(name).is_none() {
+            if store.demands.get(name).is_none() && !store.demands.has_room(asker, limit) {
                 return Err(ResolveError::TooMany { name: name.into(), limit });
             }
-            store.demands.ask(name, self.now_s());
+            store.demands.ask(name, asker, self.now_s());
         }
         if let Some(demander) = self.demander.get() {
             demander.demand(name);

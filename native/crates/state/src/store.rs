@@ -190,13 +190,15 @@ impl Store {
         self.local.get(&LocalKey(namespace, name))
     }
 
-    /// The services at an address, those with the exact address before ranges, longer ranges before
-    /// shorter ones.
+    /// The services that have an address.
     pub(crate) fn services_at(&self, address: &NetworkAddress) -> Vec<&Arc<Service>> {
         let service = |key: &ServiceKey| self.services.get(key)?.service.as_ref();
-        if let Some(keys) = self.by_vip.get(address) {
-            return keys.iter().filter_map(service).collect();
-        }
+        self.by_vip.get(address).into_iter().flatten().filter_map(service).collect()
+    }
+
+    /// The services that have the longest range around an address.
+    pub(crate) fn services_around(&self, address: &NetworkAddress) -> Vec<&Arc<Service>> {
+        let service = |key: &ServiceKey| self.services.get(key)?.service.as_ref();
         let within = |(network, range, _): &&(Text, Cidr, ServiceKey)| {
             **network == *address.network() && range.contains(address.ip())
         };

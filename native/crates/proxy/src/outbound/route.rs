@@ -1,9 +1,9 @@
 //! From the address that the application dialled to where its connection goes.
 use crate::failure::Failure;
-use crate::pod::Pod;
+use crate::pod::{Pod, PodInfo};
 use meltemi_capture::{PORT_HBONE, PORT_INBOUND_PLAINTEXT, PORT_OUTBOUND};
 use meltemi_state::{
-    EndpointAddress, GatewayAddress, GatewayDestination, IpFamilies, Mesh, Resolved, Selection,
+    EndpointAddress, GatewayAddress, GatewayDestination, IpFamilies, Mesh, ResolveError, Resolved, Selection,
     SelectionRequest, Service, Tunnel, Workload,
 };
 use meltemi_telemetry::Reason;
@@ -78,6 +78,12 @@ impl Traveller<'_> {
         NetworkAddress::new(self.pod.node.settings.network.clone(), self.destination.ip())
     }
 
+    /// Asked on behalf of the pod.
+    async fn resolve(&self, address: &NetworkAddress) -> Result<Resolved, ResolveError> {
+        let PodInfo { uid, namespace, .. } = &self.pod.info;
+        self.mesh().resolve_for(uid, address, namespace, self.deadline).await
+    }
+
     async fn endpoint(&self, service: &ServiceKey, service_port: u16) -> Result<Selection, Failure> {
         let request = SelectionRequest {
             service,
@@ -98,8 +104,8 @@ impl Traveller<'_> {
 /// Decides, waiting for discovery until the deadline. Plaintext needs an explicit answer: what is not known
 /// is refused.
 pub(crate) async fn route(traveller: Traveller<'_>) -> Result<Route, Failure> {
-    let Traveller { pod, destination, deadline, .. } = traveller;
-    match traveller.mesh().resolve(&traveller.address(), &pod.info.namespace, deadline).await? {
+    let Traveller { pod, destination, .. } = traveller;
+    match traveller.resolve(&traveller.address()).await? {
         Resolved::Negative => Ok(passthrough(destination, None)),
         Resolved::Workload(workload) => match traveller.waypoint(&workload.waypoint) {
             Some(waypoint) => to_waypoint(traveller, waypoint, None, destination).await,
@@ -219,13 +225,11 @@ async fn to_waypoint(
     let Traveller { pod, deadline, .. } = traveller;
     let missing = |what: String| Failure::new(Reason::NoEndpoint, format!("waypoint {what} is not known"));
     let found = match &waypoint.destination {
-        GatewayDestination::Address(address) => {
-            match traveller.mesh().resolve(address, &pod.info.namespace, deadline).await? {
-                Resolved::Workload(workload) => Err((workload, address.ip())),
-                Resolved::Service(service) => Ok(service),
-                Resolved::Negative => return Err(missing(address.to_string())),
-            }
-        }
+        GatewayDestination::Address(address) => match traveller.resolve(address).await? {
+            Resolved::Workload(workload) => Err((workload, address.ip())),
+            Resolved::Service(service) => Ok(service),
+            Resolved::Negative => return Err(missing(address.to_string())),
+        },
         GatewayDestination::Hostname(name) => Ok(waypoint_service(pod, name, deadline).await?),
     };
     let (workload, ip) = match found {

@@ -75,6 +75,32 @@ fn the_longest_range_holds_an_address_that_no_service_has_exactly() {
 }
 
 #[test]
+fn a_pod_goes_before_a_range_around_its_address() {
+    let mut around = service("around", "");
+    around.addresses = vec![wire::NetworkAddress { length: Some(16), ..network_address("10.0.0.0") }];
+    let mesh = wildcard(vec![update(around), update(pod("web", "10.0.0.1"))]);
+    assert_eq!(told(&mesh.lookup(&at("/10.0.0.1"), "shop")), "web");
+    assert_eq!(told(&mesh.lookup(&at("/10.0.0.2"), "shop")), service_key("around").as_str());
+}
+
+#[tokio::test(start_paused = true)]
+async fn on_demand_a_range_is_no_answer_before_the_address_itself_was_asked_for() {
+    let (mesh, asked) = on_demand();
+    let mut around = service("around", "");
+    around.addresses = vec![wire::NetworkAddress { length: Some(16), ..network_address("10.0.0.0") }];
+    put(&mesh, vec![update(around)]);
+    assert_eq!(told(&mesh.lookup(&at("/10.0.0.1"), "shop")), "unknown");
+    let address = at("/10.0.0.1");
+    let unanswered = mesh.resolve(&address, "shop", Instant::now()).await;
+    assert!(matches!(unanswered, Err(ResolveError::NoAnswer { .. })), "{unanswered:?}");
+    assert_eq!(*asked.0.lock(), ["/10.0.0.1"]);
+    remove(&mesh, &["/10.0.0.1"]);
+    assert_eq!(told(&mesh.lookup(&address, "shop")), service_key("around").as_str());
+    put(&mesh, vec![update(pod("web", "10.0.0.1"))]);
+    assert_eq!(told(&mesh.lookup(&address, "shop")), "web");
+}
+
+#[test]
 fn a_pod_of_its_own_network_goes_before_those_that_share_the_hosts_address() {
     let host = |name: &str| wire::Workload {
         network_mode: wire::NetworkMode::HostNetwork.into(),

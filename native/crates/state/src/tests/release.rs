@@ -70,7 +70,7 @@ async fn what_was_asked_for_by_its_own_name_is_dropped_unless_something_else_cov
 #[tokio::test(start_paused = true)]
 async fn a_scan_of_addresses_is_bounded_and_costs_the_least_used() {
     let mesh = Mesh::new(MeshOptions { max_demands: 16, ..MeshOptions::default() });
-    for host in 0..32 {
+    for host in 0..24 {
         let address = at(&format!("/10.1.0.{host}"));
         assert!(matches!(
             mesh.resolve(&address, "shop", Instant::now()).await,
@@ -81,7 +81,31 @@ async fn a_scan_of_addresses_is_bounded_and_costs_the_least_used() {
     let refused = mesh.resolve(&at("/10.1.0.32"), "shop", soon()).await;
     assert_eq!(refused.unwrap_err(), crate::ResolveError::TooMany { name: "/10.1.0.32".into(), limit: 32 });
     let released = mesh.release_idle(Duration::from_secs(3600));
-    assert_eq!(released.unsubscribe.len(), 32 - 14);
+    assert_eq!(released.unsubscribe.len(), 24 - 14);
     assert!(released.unsubscribe.contains(&"/10.1.0.0".to_owned()));
-    assert!(!released.unsubscribe.contains(&"/10.1.0.31".to_owned()));
+    assert!(!released.unsubscribe.contains(&"/10.1.0.23".to_owned()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_scans_addresses_keeps_nobody_else_from_asking() {
+    let mesh = Mesh::new(MeshOptions { max_demands: 16, ..MeshOptions::default() });
+    let ask = async |asker: &str, host: usize| {
+        let (asker, address) = (asker.into(), at(&format!("/10.1.0.{host}")));
+        mesh.resolve_for(&asker, &address, "shop", Instant::now()).await.unwrap_err()
+    };
+    let scans = async |asker: &str, first: usize| {
+        for host in first..first + 60 {
+            ask(asker, host).await;
+        }
+        matches!(ask(asker, first + 60).await, crate::ResolveError::TooMany { .. })
+    };
+    assert!(scans("scanner", 0).await);
+    assert!(scans("another", 100).await);
+    for (host, asker) in ["b", "c", "d"].into_iter().enumerate() {
+        assert!(matches!(ask(asker, 200 + host).await, crate::ResolveError::NoAnswer { .. }), "{asker}");
+    }
+    // What is released is there for others again.
+    let released = mesh.release_idle(Duration::ZERO);
+    assert!(!released.unsubscribe.is_empty());
+    assert!(matches!(ask("another", 250).await, crate::ResolveError::NoAnswer { .. }));
 }
