@@ -19,7 +19,9 @@ export const singles = 5;
 export class CaptureLab {
   readonly #topology = new Topology("k");
   readonly #servers: LongRunning[] = [];
-  readonly #controlPlane = new ControlPlane(meltemi, base);
+  readonly #controlPlane = new ControlPlane(meltemi, join(base, "mesh"));
+  /** A mesh of its own for the crowds. */
+  readonly #crowdsControlPlane = new ControlPlane(meltemi, join(base, "crowds"));
   #instances = 0;
 
   constructor(
@@ -68,6 +70,9 @@ export class CaptureLab {
     const pods = this.modes.flatMap((mode) => [captured(this.client(mode)), plain(this.server(mode))]);
     await writeFile(join(this.#controlPlane.config, "mesh.yaml"), yaml([...namespaces, ...pods]));
     await this.#controlPlane.start(this.modes);
+    const servers = this.modes.map((mode) => plain(this.server(mode)));
+    await writeFile(join(this.#crowdsControlPlane.config, "mesh.yaml"), yaml([...namespaces, ...servers]));
+    await this.#crowdsControlPlane.start(this.modes);
   }
 
   /** Starts the agents of all modes anew; each has its client enrolled. */
@@ -75,7 +80,7 @@ export class CaptureLab {
     this.#instances += 1;
     const agents = new Map<Mode, NodeAgent>();
     for (const mode of this.modes) {
-      const agent = this.agent(mode, this.#controlPlane);
+      const agent = this.#agent(mode, this.#controlPlane, "mesh");
       agents.set(mode, agent);
       await agent.start();
       await agent.enrolled(1);
@@ -83,15 +88,19 @@ export class CaptureLab {
     return agents;
   }
 
-  /** An agent of its own, on the mode's node; without a control plane, none of the lab's pods is its. */
-  agent(mode: Mode, controlPlane?: ControlPlane): NodeAgent {
+  /** The agent of the mode's crowd: none of the lab's pods is its. */
+  crowdAgent(mode: Mode): NodeAgent {
+    return this.#agent(mode, this.#crowdsControlPlane, "crowd");
+  }
+
+  #agent(mode: Mode, controlPlane: ControlPlane, kind: "mesh" | "crowd"): NodeAgent {
     return new NodeAgent({
       meltemi,
       proxy: this.programs.proxy,
       node: this.node(mode),
-      directory: join(base, `${mode}-${controlPlane === undefined ? "many-" : ""}${this.#instances}`),
+      directory: join(base, `${kind}-${mode}-${this.#instances}`),
       flags: ["--redirect-mode", mode],
-      ...(controlPlane === undefined ? {} : { controlPlane }),
+      controlPlane,
     });
   }
 
@@ -107,6 +116,7 @@ export class CaptureLab {
   /** The sandbox ends the rest. */
   down(): void {
     this.#controlPlane.stop();
+    this.#crowdsControlPlane.stop();
     for (const server of this.#servers) server.kill();
   }
 }

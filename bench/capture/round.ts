@@ -159,7 +159,7 @@ async function firstConnections(lab: CaptureLab, record: Record, mode: Mode): Pr
 
 async function manyPods(lab: CaptureLab, record: Record, crowd: Crowd, options: RoundOptions): Promise<void> {
   if (record.name === "direct") return;
-  const agent = lab.agent(record.name);
+  const agent = lab.crowdAgent(record.name);
   await agent.start();
   try {
     const rest = options.quick
