@@ -57,6 +57,16 @@ pub enum Effect {
     DryRunDeny,
     /// An ALLOW policy in dry run matched.
     DryRunAllow,
+    /// An ALLOW policy in dry run did not match, no other did, and no enforced ALLOW policy applies: were it
+    /// enforced, the connection would be denied.
+    DryRunUnmet,
+}
+
+impl Effect {
+    /// Whether the connection would be denied, were the policy enforced.
+    pub fn would_deny(self) -> bool {
+        matches!(self, Self::DryRunDeny | Self::DryRunUnmet)
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,14 +75,11 @@ pub struct Reported {
     pub effect: Effect,
 }
 
-/// The decision, and the matches of policies that do not decide, in the order of their keys.
+/// The decision, and what policies that do not decide have to say, in the order of their keys.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Verdict {
     pub decision: Decision,
     pub reported: Vec<Reported>,
-    /// ALLOW policies in dry run apply and none matched, and no enforced ALLOW policy applies: were
-    /// the dry run enforced, the connection would be denied.
-    pub dry_run_would_deny: bool,
 }
 
 impl Verdict {
@@ -148,6 +155,17 @@ impl PolicySet {
         &self.missing
     }
 
+    /// Whether it judges as another does, because it is made of the same.
+    pub fn is_same(&self, other: &Self) -> bool {
+        let same = |a: &[Arc<Policy>], b: &[Arc<Policy>]| {
+            a.len() == b.len() && a.iter().zip(b).all(|(a, b)| Arc::ptr_eq(a, b))
+        };
+        same(&self.deny, &other.deny)
+            && same(&self.allow, &other.allow)
+            && self.missing == other.missing
+            && self.received == other.received
+    }
+
     /// All known policies that apply.
     pub fn policies(&self) -> impl Iterator<Item = &Arc<Policy>> {
         self.deny.iter().chain(self.allow.iter()).chain(self.reporting.iter())
@@ -156,19 +174,19 @@ impl PolicySet {
     /// Any DENY that matches decides; then missing knowledge refuses; then no ALLOW policies allow;
     /// then any ALLOW that matches allows; else the connection is denied.
     pub fn evaluate(&self, facts: &ConnectionFacts) -> Verdict {
-        let reported: Vec<Reported> = self
+        let mut reported: Vec<Reported> = self
             .reporting
             .iter()
-            .filter(|policy| policy.matches(facts))
-            .map(|policy| Reported { policy: policy.clone(), effect: effect_of(policy) })
+            .filter_map(|policy| {
+                let effect = effect_of(policy, policy.matches(facts))?;
+                Some(Reported { policy: policy.clone(), effect })
+            })
             .collect();
-        let tries_allow = self.reporting.iter().any(|policy| policy.action == Action::Allow);
-        let tried = reported.iter().any(|entry| entry.effect == Effect::DryRunAllow);
-        Verdict {
-            decision: self.decide(facts),
-            dry_run_would_deny: self.allow.is_empty() && tries_allow && !tried,
-            reported,
+        // One that matches is enough, as it is with enforced ones.
+        if !self.allow.is_empty() || reported.iter().any(|entry| entry.effect == Effect::DryRunAllow) {
+            reported.retain(|entry| entry.effect != Effect::DryRunUnmet);
         }
+        Verdict { decision: self.decide(facts), reported }
     }
 
     fn decide(&self, facts: &ConnectionFacts) -> Decision {
@@ -190,11 +208,13 @@ impl PolicySet {
     }
 }
 
-fn effect_of(policy: &Policy) -> Effect {
-    match policy.action {
-        Action::Audit => Effect::Audit,
-        Action::Deny => Effect::DryRunDeny,
-        Action::Allow => Effect::DryRunAllow,
+fn effect_of(policy: &Policy, matches: bool) -> Option<Effect> {
+    match (policy.action, matches) {
+        (Action::Audit, true) => Some(Effect::Audit),
+        (Action::Deny, true) => Some(Effect::DryRunDeny),
+        (Action::Allow, true) => Some(Effect::DryRunAllow),
+        (Action::Allow, false) => Some(Effect::DryRunUnmet),
+        (Action::Audit | Action::Deny, false) => None,
     }
 }
 

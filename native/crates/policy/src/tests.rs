@@ -344,29 +344,41 @@ fn dry_run_and_audit_report_and_never_decide() {
         let verdict = evaluate(&policies, &web());
         let reported: Vec<_> =
             verdict.reported.iter().map(|entry| (entry.policy.key.name().to_owned(), entry.effect)).collect();
-        (told(&verdict), reported, verdict.dry_run_would_deny)
+        (told(&verdict), reported)
     };
     assert_eq!(
         effects(vec![tried(named("d", Deny, true))]),
-        ("allow".into(), vec![("d".into(), Effect::DryRunDeny)], false)
+        ("allow".into(), vec![("d".into(), Effect::DryRunDeny)])
     );
-    assert_eq!(effects(vec![tried(named("d", Deny, false))]), ("allow".into(), vec![], false));
+    assert_eq!(effects(vec![tried(named("d", Deny, false))]), ("allow".into(), vec![]));
     assert_eq!(
         effects(vec![tried(named("a", Allow, true))]),
-        ("allow".into(), vec![("a".into(), Effect::DryRunAllow)], false)
+        ("allow".into(), vec![("a".into(), Effect::DryRunAllow)])
     );
-    assert_eq!(effects(vec![tried(named("a", Allow, false))]), ("allow".into(), vec![], true));
+    assert_eq!(
+        effects(vec![tried(named("a", Allow, false))]),
+        ("allow".into(), vec![("a".into(), Effect::DryRunUnmet)])
+    );
     assert_eq!(
         effects(vec![audit(named("x", Deny, true)), named("d", Deny, true)]),
-        ("deny by shop/d".into(), vec![("x".into(), Effect::Audit)], false)
+        ("deny by shop/d".into(), vec![("x".into(), Effect::Audit)])
     );
     assert_eq!(
         effects(vec![audit(named("x", Deny, true)), named("a", Allow, true)]),
-        ("allow by shop/a".into(), vec![("x".into(), Effect::Audit)], false)
+        ("allow by shop/a".into(), vec![("x".into(), Effect::Audit)])
+    );
+    // One that matches is enough, and where ALLOW policies are enforced another changes nothing.
+    assert_eq!(
+        effects(vec![tried(named("a", Allow, false)), tried(named("b", Allow, true))]),
+        ("allow".into(), vec![("b".into(), Effect::DryRunAllow)])
+    );
+    assert_eq!(
+        effects(vec![tried(named("a", Allow, false)), named("b", Allow, true)]),
+        ("allow by shop/b".into(), vec![])
     );
     // Also where the sender did not mark it as a dry run.
     let unmarked = Authorization { dry_run: false, ..audit(named("x", Deny, true)) };
-    assert_eq!(effects(vec![unmarked]), ("allow".into(), vec![("x".into(), Effect::Audit)], false));
+    assert_eq!(effects(vec![unmarked]), ("allow".into(), vec![("x".into(), Effect::Audit)]));
 }
 
 #[test]

@@ -3,7 +3,7 @@
 mod support;
 use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddr};
-use support::objects::{PodSpec, deny_account, passthrough_service, service, strict};
+use support::objects::{PodSpec, allow_account, deny_account, dry_run, passthrough_service, service, strict};
 use support::sandbox;
 use support::soon;
 use support::world::{Pod, Proxy, World};
@@ -225,6 +225,36 @@ fn a_new_deny_ends_what_it_forbids() {
 
         allowed.write_all(b"x").await.unwrap();
         assert_eq!(soon("echo", allowed.read_u8()).await.unwrap(), b'x');
+    });
+}
+
+#[test]
+fn a_dry_run_says_whom_it_would_deny() {
+    sandbox::run("a_dry_run_says_whom_it_would_deny", || async {
+        let mut specs = three();
+        specs[1].policies = vec!["only-c"];
+        specs.push(spec("c", 5, "n1"));
+        let world = World::make(specs);
+        world.control.put(dry_run(allow_account("only-c", "c")));
+        let (_n1, n2) = both(&world).await;
+        let (a, b, c) = (world.pod("a"), world.pod("b"), world.pod("c"));
+        echo(b, 8080);
+        for pod in [a, c] {
+            greeting(&mut pod.connect(b.at(8080)).await.unwrap()).await.unwrap();
+        }
+        let of = |pod: &Pod| format!("spiffe://cluster.local/ns/default/sa/{}", pod.spec.account);
+        let denied = n2.record("record", |r| r["src_identity"] == of(a)).await;
+        assert_eq!(denied["message"], "connection complete", "nothing is refused");
+        assert_eq!(denied["dry_run_denied_by"], serde_json::json!(["default/only-c"]));
+        assert!(denied["dry_run_policies"].is_null());
+        let allowed = n2.record("record", |r| r["src_identity"] == of(c)).await;
+        assert!(allowed["dry_run_denied_by"].is_null());
+        assert_eq!(allowed["dry_run_policies"], serde_json::json!(["default/only-c"]));
+        let metrics = n2.get("/metrics").await.as_str().unwrap().to_owned();
+        for action in ["dry-run", "dry-run-unmet"] {
+            let line = format!("policy=\"default/only-c\",action=\"{action}\"}} 1");
+            assert!(metrics.contains(&line), "{line}: {metrics}");
+        }
     });
 }
 

@@ -53,6 +53,8 @@ pub struct AccessRecord {
     pub policy: Option<Arc<str>>,
     pub policy_action: Option<PolicyAction>,
     pub dry_run_policies: Vec<Arc<str>>,
+    /// Policies in dry run that would have denied it.
+    pub dry_run_denied_by: Vec<Arc<str>>,
     pub reason: Option<Reason>,
     /// The rule that a refusing peer named.
     pub peer_policy: Option<Arc<str>>,
@@ -96,6 +98,8 @@ struct Line<'a> {
     policy_action: Option<PolicyAction>,
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     dry_run_policies: &'a [Arc<str>],
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    dry_run_denied_by: &'a [Arc<str>],
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -143,6 +147,7 @@ impl AccessRecord {
             policy: self.policy.as_deref(),
             policy_action: self.policy_action,
             dry_run_policies: &self.dry_run_policies,
+            dry_run_denied_by: &self.dry_run_denied_by,
             reason: self.reason.map(Reason::as_str),
             peer_policy: self.peer_policy.as_deref(),
             error: self.error.as_deref(),

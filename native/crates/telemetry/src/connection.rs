@@ -206,6 +206,7 @@ fn snapshot(live: &Live) -> ConnectionSnapshot {
 struct End {
     policy_action: Option<PolicyAction>,
     dry_run_policies: Vec<Arc<str>>,
+    dry_run_denied_by: Vec<Arc<str>>,
     reason: Option<Reason>,
     peer_policy: Option<Arc<str>>,
     error: Option<String>,
@@ -240,6 +241,11 @@ impl ConnectionRecord {
     /// Policies in dry run (or AUDIT) that matched.
     pub fn set_dry_run_policies(&mut self, policies: Vec<Arc<str>>) {
         self.end.dry_run_policies = policies;
+    }
+
+    /// Policies in dry run that would have denied it, were they enforced.
+    pub fn set_dry_run_denied_by(&mut self, policies: Vec<Arc<str>>) {
+        self.end.dry_run_denied_by = policies;
     }
 
     /// The rule that the refusing peer named (`x-meltemi-refused`).
@@ -305,6 +311,7 @@ fn access_record(live: &Live, end: End) -> AccessRecord {
         policy: live.policy.lock().clone(),
         policy_action: end.policy_action,
         dry_run_policies: end.dry_run_policies,
+        dry_run_denied_by: end.dry_run_denied_by,
         reason: end.reason,
         peer_policy: end.peer_policy,
         error: end.error,

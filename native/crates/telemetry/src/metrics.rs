@@ -178,7 +178,7 @@ impl Metrics {
         self.handshake_failures.get_or_create(&ReasonLabel { reason }).inc();
     }
 
-    /// `policy`: "namespace/name"; `action`: "audit" or "dry-run".
+    /// `policy`: "namespace/name"; `action`: "allow", "deny", "unmet", "audit", "dry-run" or "dry-run-unmet".
     pub fn policy_match(&self, policy: &Arc<str>, action: &'static str) {
         let label = PolicyLabel { policy: Arc::clone(policy), action };
         let mut shown = self.policies_shown.lock();

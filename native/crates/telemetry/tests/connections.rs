@@ -159,6 +159,7 @@ fn a_record_names_everything_that_is_known() {
     let mut record = telemetry.open(info(Reporter::Destination));
     record.set_policy("team/allow-curl".into(), PolicyAction::Allow);
     record.set_dry_run_policies(vec!["team/try".into()]);
+    record.set_dry_run_denied_by(vec!["team/try-allow".into()]);
     assert_eq!(telemetry.connections()[0].policy.as_deref(), Some("team/allow-curl"));
     drop(record);
     telemetry.access_log().flush(DEADLINE);
@@ -178,6 +179,7 @@ fn a_record_names_everything_that_is_known() {
             "dst_identity": "spiffe://cluster.local/ns/team/sa/web",
             "bytes_sent": 0, "bytes_received": 0,
             "policy": "team/allow-curl", "policy_action": "allow", "dry_run_policies": ["team/try"],
+            "dry_run_denied_by": ["team/try-allow"],
         })
     );
 }

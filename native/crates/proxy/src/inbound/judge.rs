@@ -80,15 +80,22 @@ fn report(pod: &Pod, verdict: &Verdict, record: &mut ConnectionRecord) {
         return;
     }
     let metrics = pod.node.telemetry.metrics();
-    let mut names = Vec::with_capacity(verdict.reported.len());
+    let (mut matched, mut denied_by) = (Vec::new(), Vec::new());
     for reported in &verdict.reported {
         let key = reported.policy.key.text();
         let action = match reported.effect {
             Effect::Audit => "audit",
             Effect::DryRunDeny | Effect::DryRunAllow => "dry-run",
+            Effect::DryRunUnmet => "dry-run-unmet",
         };
         metrics.policy_match(key, action);
-        names.push(key.clone());
+        if reported.effect != Effect::DryRunUnmet {
+            matched.push(key.clone());
+        }
+        if reported.effect.would_deny() {
+            denied_by.push(key.clone());
+        }
     }
-    record.set_dry_run_policies(names);
+    record.set_dry_run_policies(matched);
+    record.set_dry_run_denied_by(denied_by);
 }

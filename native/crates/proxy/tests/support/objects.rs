@@ -136,3 +136,26 @@ pub fn strict() -> Object {
     let matched = Match { not_principals: vec![anyone], ..Match::default() };
     policy("istio_converted_static_strict", Action::Deny, matched)
 }
+
+fn change(mut object: Object, how: impl FnOnce(&mut address::Type)) -> Object {
+    let mut message = Address::decode(object.body.as_slice()).unwrap();
+    how(message.r#type.as_mut().unwrap());
+    object.body = message.encode_to_vec();
+    object
+}
+
+/// A workload or service that is reached through a waypoint.
+pub fn behind(object: Object, destination: workload::gateway_address::Destination) -> Object {
+    let waypoint = workload::GatewayAddress { destination: Some(destination), hbone_mtls_port: 15008 };
+    change(object, |what| match what {
+        address::Type::Workload(workload) => workload.waypoint = Some(waypoint),
+        address::Type::Service(service) => service.waypoint = Some(waypoint),
+    })
+}
+
+/// A policy that is only tried.
+pub fn dry_run(mut object: Object) -> Object {
+    let message = Authorization::decode(object.body.as_slice()).unwrap();
+    object.body = Authorization { dry_run: true, ..message }.encode_to_vec();
+    object
+}
