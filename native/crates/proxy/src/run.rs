@@ -26,8 +26,10 @@ use tokio_util::task::TaskTracker;
 
 /// Certificate requests under way at a time.
 const CERTIFICATE_REQUESTS: usize = 8;
-/// Spare buffers are given back this often where nothing passes.
-const TRIM: Duration = Duration::from_secs(30);
+/// Whether traffic has stopped is looked at this often.
+const TRIM: Duration = Duration::from_secs(5);
+/// Reads within that time that are no traffic to keep memory for: keepalives and the like.
+const QUIET_READS: u64 = 500;
 
 /// Runs until a signal or the control socket ends it.
 pub(crate) async fn run(config: Config, logging: LogControl) -> anyhow::Result<()> {
@@ -218,18 +220,22 @@ async fn after_snapshots(certificates: Arc<CertificateStore>, mut snapshots: wat
     }
 }
 
-/// Gives spare memory back once there are no connections any more.
+/// Gives spare memory back once after traffic, or many connections, have stopped: connections that are open and
+/// idle do not keep what others needed.
 async fn trim(node: Arc<Node>) {
     let mut ticks = tokio::time::interval(TRIM);
-    let mut opened = 0;
+    let (mut reads_before, mut open_before, mut spare) = (0, 0, false);
     loop {
         ticks.tick().await;
-        let open = node.telemetry.open_connections();
-        if open == 0 && opened > 0 {
+        let (reads, open) = (meltemi_tunnel::reads(), node.telemetry.open_connections());
+        let quiet = reads - reads_before < QUIET_READS;
+        spare |= !quiet || open < open_before;
+        if quiet && spare && open >= open_before {
             meltemi_tunnel::release_spare();
             meltemi_capture::release_memory();
+            spare = false;
         }
-        opened = open;
+        (reads_before, open_before) = (reads, open);
     }
 }
 

@@ -199,3 +199,55 @@ fn half_closed_connections_end_and_leave_nothing_behind() {
         drop(held);
     });
 }
+
+const LOADED: usize = 64;
+
+#[test]
+fn memory_goes_back_after_load_while_connections_stay_open() {
+    sandbox::run("memory_goes_back_after_load_while_connections_stay_open", || async {
+        let world = World::make(vec![pod("a", 2, "n1", true), pod("b", 3, "n2", true)]);
+        let proxies = [world.proxy("n1").await, world.proxy("n2").await];
+        let (a, b) = (world.pod("a"), world.pod("b"));
+        let listener = b.listen(8080);
+        tokio::spawn(async move {
+            while let Ok((mut socket, _)) = listener.accept().await {
+                tokio::spawn(async move {
+                    let (mut read, mut write) = socket.split();
+                    let _ = tokio::io::copy(&mut read, &mut write).await;
+                });
+            }
+        });
+        let mut idle = a.connect(b.at(8080)).await.unwrap();
+        idle.write_u8(1).await.unwrap();
+        assert_eq!(soon("echo", idle.read_u8()).await.unwrap(), 1);
+        let before: Vec<_> = proxies.iter().map(resident).collect();
+        let loads = (0..LOADED).map(|_| async {
+            let (mut read, mut write) = a.connect(b.at(8080)).await.unwrap().into_split();
+            let writing = tokio::spawn(async move {
+                for _ in 0..64 {
+                    write.write_all(&[7; 64 << 10]).await.unwrap();
+                }
+                write
+            });
+            let mut echoed = vec![0; 64 << 16];
+            soon("echo", read.read_exact(&mut echoed)).await.unwrap();
+            writing.await.unwrap()
+        });
+        let kept = futures::future::join_all(loads).await;
+        let loaded: Vec<_> = proxies.iter().map(resident).collect();
+        for (index, proxy) in proxies.iter().enumerate() {
+            // Most of what it has grown by goes back, though a connection is open.
+            let most = before[index] + (loaded[index].saturating_sub(before[index]) / 2).max(2048);
+            soon("memory", async {
+                while resident(proxy) > most {
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+            })
+            .await;
+        }
+        println!("KiB before {before:?}, loaded {loaded:?}, after {:?}", proxies.each_ref().map(resident));
+        drop(kept);
+        idle.write_u8(2).await.unwrap();
+        assert_eq!(soon("echo", idle.read_u8()).await.unwrap(), 2);
+    });
+}

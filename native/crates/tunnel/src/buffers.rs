@@ -21,7 +21,13 @@ const CLASSES: [(usize, usize); 3] =
 /// Most bytes that one read brings.
 pub(crate) const LARGEST_READ: usize = (256 << 10) - FRAME_HEAD;
 
-static SPARE: [Mutex<Vec<Box<[u8]>>>; 3] = [const { Mutex::new(Vec::new()) }; 3];
+static SPARE: [Mutex<Spare>; 3] = [const { Mutex::new(Spare { buffers: Vec::new(), taken: 0 }) }; 3];
+
+struct Spare {
+    buffers: Vec<Box<[u8]>>,
+    /// How often one was asked for.
+    taken: u64,
+}
 
 /// How large the next read of a connection should be: grows while reads fill the buffer.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -75,8 +81,13 @@ pub(crate) fn read_once(
 /// Gives all spare buffers back to the system.
 pub fn release_spare() {
     for class in &SPARE {
-        *class.lock() = Vec::new();
+        class.lock().buffers = Vec::new();
     }
+}
+
+/// How often any connection was read from so far: what does not grow, or hardly, says that traffic has stopped.
+pub fn reads() -> u64 {
+    SPARE.iter().map(|class| class.lock().taken).sum()
 }
 
 struct Buffer {
@@ -87,7 +98,11 @@ struct Buffer {
 
 impl Buffer {
     fn take(class: usize) -> Self {
-        let spare = SPARE[class].lock().pop();
+        let spare = {
+            let mut spare = SPARE[class].lock();
+            spare.taken += 1;
+            spare.buffers.pop()
+        };
         let memory = spare.unwrap_or_else(|| vec![0; CLASSES[class].0].into_boxed_slice());
         Self { memory, filled: 0, class }
     }
@@ -103,8 +118,8 @@ impl Drop for Buffer {
     fn drop(&mut self) {
         let memory = std::mem::take(&mut self.memory);
         let mut spare = SPARE[self.class].lock();
-        if spare.len() < CLASSES[self.class].1 {
-            spare.push(memory);
+        if spare.buffers.len() < CLASSES[self.class].1 {
+            spare.buffers.push(memory);
         }
     }
 }

@@ -18,7 +18,7 @@ mod server;
 mod stream;
 
 pub use budget::Budget;
-pub use buffers::release_spare;
+pub use buffers::{reads, release_spare};
 pub use client::{ClientTunnel, OpenRequest};
 pub use error::{ConnectFailure, ConnectFailureKind, OpenError, TunnelError};
 pub use headers::{Baggage, Refusal, TraceParent, forwarded, parse_forwarded_client, parse_forwarded_host};
