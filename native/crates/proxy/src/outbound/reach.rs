@@ -38,12 +38,19 @@ pub(crate) async fn reach(
     let mut tried = Vec::new();
     loop {
         let route = route(Traveller { pod, source, client, destination, deadline, tried: &tried }).await?;
-        let result = match route.hop {
-            Hop::Plain(address) => plain(pod, client, address).await,
-            Hop::Hbone { address, authority } => {
-                tunnel(pod, source, client, &route, address, authority).await
+        let attempt = async {
+            match route.hop {
+                Hop::Plain(address) => plain(pod, client, address).await,
+                Hop::Hbone { address, authority } => {
+                    tunnel(pod, source, client, &route, address, authority).await
+                }
             }
         };
+        let until = share(Instant::now(), deadline, route.alternatives, tried.len());
+        let result = tokio::time::timeout_at(until, Box::pin(attempt)).await.unwrap_or_else(|_| {
+            let error = format!("{} was not reached in time", route.hop.address());
+            Err(Failure::new(Reason::UpstreamTimeout, error))
+        });
         let endpoint = route.workload.clone().filter(|_| route.alternatives);
         let (port, address) = (route.port, route.hop.address());
         *taken = Some(route);
@@ -64,6 +71,14 @@ pub(crate) async fn reach(
             Err(failure) => return Err(failure),
         }
     }
+}
+
+/// Until when one attempt may take: all together end with the deadline, and each leaves an equal part of what
+/// is left to every one that may follow it.
+fn share(now: Instant, deadline: Instant, alternatives: bool, tried: usize) -> Instant {
+    let attempts = if alternatives { ENDPOINTS.saturating_sub(tried).max(1) } else { 1 };
+    let left = deadline.saturating_duration_since(now);
+    now + left / u32::try_from(attempts).unwrap_or(1)
 }
 
 async fn plain(pod: &Pod, client: SocketAddr, address: SocketAddr) -> Result<Reached, Failure> {
@@ -129,4 +144,29 @@ async fn tunnel(
     let (stream, peer) = pod.pool.open(&key, &request).await?;
     peer.check(trust).map_err(|error| Failure::new(Reason::TlsFailed, error))?;
     Ok(Reached { upstream: Upstream::Tunnel(stream), peer: Some(peer) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn attempts_share_the_time_and_end_together_with_it() {
+        let begun = Instant::now();
+        let after = |seconds| begun + Duration::from_secs(seconds);
+        assert_eq!(share(begun, after(9), true, 0), after(3));
+        assert_eq!(share(after(3), after(9), true, 1), after(6));
+        assert_eq!(share(after(6), after(9), true, 2), after(9));
+        // One that failed at once leaves its part to the others.
+        assert_eq!(share(after(1), after(9), true, 1), after(5));
+        assert_eq!(share(after(9), after(9), true, 2), after(9));
+    }
+
+    #[test]
+    fn who_has_no_alternative_has_all_of_it() {
+        let begun = Instant::now();
+        let deadline = begun + Duration::from_secs(9);
+        assert_eq!(share(begun, deadline, false, 0), deadline);
+    }
 }
