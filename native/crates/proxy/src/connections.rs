@@ -3,13 +3,18 @@
 //! A connection is entered here before it is judged, so that a change at the same moment is seen either
 //! by the judgement or by the re-check.
 use meltemi_identity::{Standing, Trust};
-use meltemi_policy::{ConnectionFacts, Decision, DenyReason};
+use meltemi_policy::{ConnectionFacts, Decision, DenyReason, PolicySet};
 use meltemi_state::{Mesh, Workload};
 use meltemi_telemetry::Reason;
+use meltemi_types::WorkloadUid;
 use parking_lot::Mutex;
 use std::collections::HashMap;
+use std::collections::hash_map::Entry as Slot;
 use std::sync::Arc;
 use tokio::sync::{Notify, oneshot};
+
+/// Connections that are judged again without a pause for others.
+const RECHECKED_AT_ONCE: usize = 512;
 
 /// Why a connection is ended from here.
 #[derive(Debug, Clone)]
@@ -32,6 +37,8 @@ pub(crate) struct Judged {
     /// The pod that is connected to.
     pub(crate) workload: Arc<Workload>,
     pub(crate) facts: ConnectionFacts,
+    /// What it was judged by last. Absent before the first re-check.
+    pub(crate) policies: Option<Arc<PolicySet>>,
 }
 
 #[derive(Debug)]
@@ -119,16 +126,25 @@ impl Connections {
         }
     }
 
-    /// Judges all connections to pods of this node again.
+    /// Judges the connections to pods of this node again by whose policies have changed.
     fn recheck_policy(&self, mesh: &Mesh) {
-        self.close_where(|entry| {
-            let judged = entry.judged.as_mut()?;
-            // Its labels may have changed, and with them which policies select it.
-            if let Some(current) = mesh.workload(&judged.workload.uid) {
-                judged.workload = current;
+        let mut current = Current { mesh, by_uid: HashMap::new() };
+        let all: Vec<u64> = self.table.lock().keys().copied().collect();
+        // In parts: whoever opens or ends a connection waits for one of them, and not for all. Those that are
+        // opened meanwhile are judged by what is in force now.
+        for part in all.chunks(RECHECKED_AT_ONCE) {
+            let mut ended = Vec::new();
+            {
+                let mut table = self.table.lock();
+                for id in part {
+                    let judged = table.get_mut(id).and_then(|entry| entry.judged.as_mut());
+                    ended.extend(judged.and_then(|judged| Some((*id, current.forbids(judged)?))));
+                }
             }
-            forbidden(mesh, judged)
-        });
+            for (id, closed) in ended {
+                self.close(id, closed);
+            }
+        }
     }
 
     /// Ends the connections whose peer's certificates lead to no root that is trusted now.
@@ -145,9 +161,37 @@ impl Connections {
     }
 }
 
+/// What applies to the pods of this node now, looked up once for each.
+struct Current<'a> {
+    mesh: &'a Mesh,
+    by_uid: HashMap<WorkloadUid, (Arc<Workload>, Arc<PolicySet>)>,
+}
+
+impl Current<'_> {
+    /// What now forbids a connection. One whose policies are still those that it was judged by is left.
+    fn forbids(&mut self, judged: &mut Judged) -> Option<Closed> {
+        let (workload, policies) = match self.by_uid.entry(judged.workload.uid.clone()) {
+            Slot::Occupied(known) => known.into_mut(),
+            Slot::Vacant(place) => {
+                // Its labels may have changed, and with them which policies select it.
+                let uid = &judged.workload.uid;
+                let workload = self.mesh.workload(uid).unwrap_or_else(|| judged.workload.clone());
+                let policies = self.mesh.policies_for(&workload);
+                place.insert((workload, policies))
+            }
+        };
+        judged.workload = workload.clone();
+        let before = judged.policies.replace(policies.clone());
+        if before.is_some_and(|before| Arc::ptr_eq(&before, policies) || before.is_same(policies)) {
+            return None;
+        }
+        forbidden(policies, &judged.facts)
+    }
+}
+
 /// What now forbids a connection. Missing knowledge ends no connection that is open: it refuses new ones.
-fn forbidden(mesh: &Mesh, judged: &Judged) -> Option<Closed> {
-    let verdict = mesh.policies_for(&judged.workload).evaluate(&judged.facts);
+fn forbidden(policies: &PolicySet, facts: &ConnectionFacts) -> Option<Closed> {
+    let verdict = policies.evaluate(facts);
     let Decision::Deny(reason) = &verdict.decision else { return None };
     if matches!(reason, DenyReason::Unknown { .. }) {
         return None;

@@ -94,7 +94,11 @@ impl Arrival {
                 security_policy: if tunnel { SecurityPolicy::MutualTls } else { SecurityPolicy::Unknown },
             },
         });
-        let judged = workload.map(|workload| Judged { workload: workload.clone(), facts: self.facts() });
+        let judged = workload.map(|workload| Judged {
+            workload: workload.clone(),
+            facts: self.facts(),
+            policies: None,
+        });
         let tracked = pod.node.connections.track(record.id(), &pod.info.uid, judged, self.standing.clone());
         (record, tracked)
     }
