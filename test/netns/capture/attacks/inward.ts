@@ -50,6 +50,15 @@ export const inward: readonly Attack[] = [
   },
   {
     ...neighbour,
+    name: "from the link: a segment for no connection, which a packet socket in the pod would read",
+    watched: entry,
+    tools: (place, marker) => [
+      frames(place, marker, place.at("neighbour", 40_000), place.at("server", 4), "segment"),
+    ],
+    counted: ["plaintext_in"],
+  },
+  {
+    ...neighbour,
     name: "from the link: fragments",
     watched: entry,
     tools: (place, marker) =>
