@@ -2,11 +2,12 @@
 //! and opens others.
 #![allow(clippy::unwrap_used, reason = "a test")]
 mod support;
+use http::{HeaderMap, HeaderValue};
 use meltemi_identity::testing::{FixedJitter, TokioClock};
 use meltemi_identity::{Alpn, CertificateStore, Served, StoreOptions, peer_identity, server_name};
 use meltemi_telemetry::Metrics;
 use meltemi_tunnel::{
-    ClientTunnel, Incoming, Limits, Meter, OpenRequest, Patience, TraceParent, relay_tunnel, serve,
+    ClientTunnel, Incoming, Limits, Meter, OpenError, OpenRequest, Patience, TraceParent, relay_tunnel, serve,
 };
 use meltemi_types::Identity;
 use meltemi_types::workload::gateway_address::Destination;
@@ -31,10 +32,10 @@ fn spec(name: &'static str, last: u8, node: &'static str) -> PodSpec {
     PodSpec { name, ip, account: name, node, hbone: true, services: Vec::new(), policies: Vec::new() }
 }
 
-/// `a` on n1; `b` on n2, where only the waypoint's identity is let in; the waypoint `w`, which is nobody's node.
+/// `a` on n1; `b` on n2, where only `a` is let in; the waypoint `w`, which is nobody's node.
 fn world() -> World {
     let mut b = spec("b", 3, "n2");
-    b.policies = vec!["only-w"];
+    b.policies = vec!["only-a"];
     b.services = vec![(HOST, 80, 8080)];
     let w = PodSpec {
         hbone: false,
@@ -42,7 +43,7 @@ fn world() -> World {
         ..spec("w", 4, "n3")
     };
     let world = World::make(vec![spec("a", 2, "n1"), b, w]);
-    world.control.put(allow_account("only-w", "w"));
+    world.control.put(allow_account("only-a", "a"));
     world
 }
 
@@ -75,18 +76,24 @@ struct Waypoint {
     _served: Served,
 }
 
+/// Certificates of an account.
+fn identity_of(world: &World, account: &str) -> (Arc<CertificateStore>, Identity, Served) {
+    let options = StoreOptions {
+        trust_domain: "cluster.local".into(),
+        trust_domain_aliases: Vec::new(),
+        concurrent_requests: 1,
+        clock: TokioClock::start(),
+        jitter: Arc::new(FixedJitter(0.5)),
+    };
+    let store = CertificateStore::new(options, world.ca.clone(), Metrics::new("waypoint", "test"));
+    let identity = Identity::new("cluster.local", "default", account).unwrap();
+    let served = store.serve(&identity);
+    (store, identity, served)
+}
+
 impl Waypoint {
     fn start(world: &World, account: &str) -> mpsc::UnboundedReceiver<Asked> {
-        let options = StoreOptions {
-            trust_domain: "cluster.local".into(),
-            trust_domain_aliases: Vec::new(),
-            concurrent_requests: 1,
-            clock: TokioClock::start(),
-            jitter: Arc::new(FixedJitter(0.5)),
-        };
-        let store = CertificateStore::new(options, world.ca.clone(), Metrics::new("waypoint", "test"));
-        let identity = Identity::new("cluster.local", "default", account).unwrap();
-        let _served = store.serve(&identity);
+        let (store, identity, _served) = identity_of(world, account);
         let (asked, seen) = mpsc::unbounded_channel();
         let (pod, to) = (world.pod("w").clone(), world.pod("b").clone());
         let listener = pod.listen(15008);
@@ -116,6 +123,7 @@ impl Waypoint {
     async fn pass_on(self: Arc<Self>, by: String, incoming: Incoming) {
         let authority = incoming.parts.uri.authority().unwrap().to_string();
         let service = meltemi_tunnel::parse_forwarded_host(&incoming.parts.headers);
+        let caller = by.clone();
         self.asked.send(Asked { by, authority: authority.clone(), service }).unwrap();
         let target = match authority.strip_prefix(&VIP.to_string()) {
             Some(_) => self.to.at(8080),
@@ -135,7 +143,10 @@ impl Waypoint {
             forwarded: None,
             trace: TraceParent::new(),
         };
-        let mut second = tunnel.open(&request, &Limits::default()).await.unwrap();
+        let mut further = HeaderMap::new();
+        further.insert("x-istio-source", HeaderValue::from_static("waypoint"));
+        further.insert("x-meltemi-caller", HeaderValue::from_str(&caller).unwrap());
+        let mut second = tunnel.open_with(&request, &further, &Limits::default()).await.unwrap();
         let mut first = incoming.accept().unwrap();
         // Between the two, a socket pair stands for what a waypoint does with the bytes.
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -187,7 +198,52 @@ fn a_workload_is_reached_through_its_waypoint() {
         assert_eq!(record["protocol"], "hbone");
         assert_eq!(record["dst_workload"], "w");
         let record = n2.record("record", |r| r["direction"] == "inbound").await;
-        assert_eq!(record["src_identity"], "spiffe://cluster.local/ns/default/sa/w");
+        assert_eq!(record["src_identity"], "spiffe://cluster.local/ns/default/sa/a", "judged as the caller");
+    });
+}
+
+/// A tunnel of a pod's own to `b`, which claims to speak for `a`.
+async fn claim(world: &World, account: &str) -> Result<(), OpenError> {
+    let (w, b) = (world.pod("w"), world.pod("b"));
+    let (store, identity, _served) = identity_of(world, account);
+    let (expected, alpn) = ([b.identity()], Alpn::new(&["h2"]));
+    let config = store.client_config(&identity, &expected, &alpn, DEADLINE);
+    let tcp = w.connect(b.at(15008)).await.unwrap();
+    let tls = TlsConnector::from(config.await.unwrap()).connect(server_name(), tcp).await.unwrap();
+    let (tunnel, driver) = ClientTunnel::begin(tls, Limits::default()).await.unwrap();
+    tokio::spawn(driver);
+    let request = OpenRequest {
+        authority: b.at(8080).to_string(),
+        baggage: None,
+        forwarded: Some(HeaderValue::from_static("for=\"10.77.0.2:4000\"")),
+        trace: TraceParent::new(),
+    };
+    let mut further = HeaderMap::new();
+    further.insert("x-istio-source", HeaderValue::from_static("waypoint"));
+    further.insert("x-meltemi-caller", HeaderValue::from_static("spiffe://cluster.local/ns/default/sa/a"));
+    soon("answer", tunnel.open_with(&request, &further, &Limits::default())).await.map(drop)
+}
+
+#[test]
+fn only_a_pods_own_waypoint_speaks_for_others() {
+    sandbox::run("only_a_pods_own_waypoint_speaks_for_others", || async {
+        let world = world();
+        let b = world.pod("b");
+        let n2 = world.proxy("n2").await;
+        echo(b);
+        // Without a waypoint nobody speaks for others: the claim is nothing, and d is not a.
+        assert!(matches!(claim(&world, "d").await, Err(OpenError::Refused { .. })));
+        n2.record("refusal", |r| {
+            r["reason"] == "policy_denied" && r["src_identity"] == "spiffe://cluster.local/ns/default/sa/d"
+        })
+        .await;
+        world.control.put(behind(b.spec.object(), at_address()));
+        soon("the waypoint", async { while claim(&world, "w").await.is_err() {} }).await;
+        // Its caller's address is what the waypoint says.
+        n2.record("record", |r| r["src_addr"] == "10.77.0.2:4000").await;
+        // Not even who is let in comes around it, in whatever words.
+        assert!(matches!(claim(&world, "a").await, Err(OpenError::Refused { .. })));
+        n2.record("refusal", |r| r["reason"] == "waypoint_bypassed").await;
     });
 }
 
@@ -223,8 +279,6 @@ fn a_waypoint_that_cannot_be_had_or_is_another_is_not_gone_around() {
     sandbox::run("a_waypoint_that_cannot_be_had_or_is_another_is_not_gone_around", || async {
         let world = world();
         let (a, b) = (world.pod("a"), world.pod("b"));
-        // So that going around it would work.
-        world.control.put(allow_account("only-w", "a"));
         world.control.put(behind(b.spec.object(), at_address()));
         let (n1, _n2) = (world.proxy("n1").await, world.proxy("n2").await);
         let application = b.listen(8080);

@@ -20,6 +20,7 @@ mod dump;
 mod ejection;
 mod families;
 mod intern;
+mod membership;
 mod mesh;
 mod policies;
 mod resolve;

@@ -49,6 +49,8 @@ reasons! {
     IdentityMismatch = "identity_mismatch", IdentityError;
     /// This side has no valid certificate.
     NoCertificate = "no_certificate", IdentityError;
+    /// It should have come through the destination's waypoint, and did not.
+    WaypointBypassed = "waypoint_bypassed", PolicyDenied;
     /// The peer answered 401: its policy refused.
     PeerRefused = "peer_refused", PolicyDenied;
     /// The peer answered 400.

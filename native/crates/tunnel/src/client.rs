@@ -109,8 +109,18 @@ impl ClientTunnel {
     /// Opens a stream and waits for the peer's answer. Cancel safe: a stream that is dropped on the
     /// way is reset and its place given back.
     pub async fn open(&self, request: &OpenRequest, limits: &Limits) -> Result<TunnelStream, OpenError> {
+        self.open_with(request, &HeaderMap::new(), limits).await
+    }
+
+    /// The same with further headers.
+    pub async fn open_with(
+        &self,
+        request: &OpenRequest,
+        further: &HeaderMap,
+        limits: &Limits,
+    ) -> Result<TunnelStream, OpenError> {
         let slot = self.slots.take().ok_or(OpenError::Tunnel(TunnelError::Closed))?;
-        self.open_in(slot, request, &HeaderMap::new(), limits).await
+        self.open_in(slot, request, further, limits).await
     }
 
     pub(crate) async fn open_in(

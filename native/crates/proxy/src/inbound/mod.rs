@@ -3,6 +3,7 @@ mod hbone;
 mod judge;
 mod plaintext;
 mod stream;
+mod waypoint;
 
 pub(crate) use hbone::serve as serve_hbone;
 pub(crate) use plaintext::serve as serve_plaintext;
@@ -40,6 +41,8 @@ struct Arrival {
     claimed: Option<Baggage>,
     /// `:authority` of the CONNECT.
     authority: Option<Arc<str>>,
+    /// The pod's waypoint made it for several callers, and judges each of their requests.
+    shared: bool,
 }
 
 impl Arrival {
@@ -94,7 +97,7 @@ impl Arrival {
                 security_policy: if tunnel { SecurityPolicy::MutualTls } else { SecurityPolicy::Unknown },
             },
         });
-        let judged = workload.map(|workload| Judged {
+        let judged = workload.filter(|_| !self.shared).map(|workload| Judged {
             workload: workload.clone(),
             facts: self.facts(),
             policies: None,

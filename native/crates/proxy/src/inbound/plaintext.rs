@@ -1,6 +1,6 @@
 //! Plaintext to a pod: from outside the mesh, where its policies let it in.
 use super::judge::judge;
-use super::{Arrival, closed, connect_application, is_proxy_port};
+use super::{Arrival, closed, connect_application, is_proxy_port, waypoint};
 use crate::failure::{Failure, relay_ended};
 use crate::pod::Pod;
 use meltemi_capture::{original_destination, reset_on_close};
@@ -30,6 +30,7 @@ pub(crate) async fn serve(pod: Arc<Pod>, tcp: TcpStream, client: SocketAddr) {
         service: None,
         claimed: None,
         authority: None,
+        shared: false,
     };
     let deadline = tokio::time::Instant::now() + pod.node.settings.connect_timeout;
     let workload = tokio::select! {
@@ -53,6 +54,7 @@ pub(crate) async fn serve(pod: Arc<Pod>, tcp: TcpStream, client: SocketAddr) {
             ));
         }
         judge(&pod, &workload, &arrival.facts(), deadline, &mut record).await.map_err(|r| r.failure)?;
+        waypoint::require(&workload, false)?;
         connect_application(&pod, client.ip(), destination).await
     });
     let begun = tokio::select! {

@@ -1,6 +1,7 @@
 //! Connections inside a tunnel.
 use super::hbone::Peer;
 use super::judge::judge;
+use super::waypoint::{self, Claim};
 use super::{Arrival, closed, connect_application, is_proxy_port};
 use crate::connections::{Closed, Tracked};
 use crate::failure::{Failure, relay_ended};
@@ -98,17 +99,22 @@ async fn begin(
 ) -> Result<Begun, (ConnectionRecord, Refused)> {
     let deadline = tokio::time::Instant::now() + pod.node.settings.connect_timeout;
     let target = target(peer, incoming);
-    let arrival = arrival(peer, incoming, target.as_ref().ok().copied());
-    let workload = tokio::select! {
-        workload = pod.workload(deadline) => workload,
-        () = pod.kill.cancelled() => None,
+    let claim = Claim::read(&incoming.parts.headers);
+    let told = parse_forwarded_client(&incoming.parts.headers).map(canonical);
+    let mut arrival = arrival(peer, incoming, told, target.as_ref().ok().copied());
+    let (workload, through) = tokio::select! {
+        known = who(pod, peer, claim.is_some(), deadline) => known,
+        () = pod.kill.cancelled() => (None, false),
     };
+    if let Some(claim) = claim.filter(|_| through) {
+        vouched(&mut arrival, told, claim);
+    }
     let (mut record, mut tracked) = arrival.open(pod, workload.as_ref());
     let connected = tokio::select! {
         connected = async {
             let target = target?;
             let workload = workload.ok_or_else(|| not_known(pod))?;
-            reach(pod, peer, target, &workload, &arrival, deadline, &mut record).await
+            reach(pod, peer, target, &workload, &arrival, through, deadline, &mut record).await
         } => connected,
         () = incoming.abandoned() => Err(Refused::new(
             StatusCode::SERVICE_UNAVAILABLE,
@@ -122,22 +128,51 @@ async fn begin(
     }
 }
 
+/// The pod as discovery knows it, and whether the peer may speak for others, where it claims to.
+async fn who(
+    pod: &Pod,
+    peer: &Peer,
+    claims: bool,
+    deadline: tokio::time::Instant,
+) -> (Option<Arc<Workload>>, bool) {
+    let Some(workload) = pod.workload(deadline).await else { return (None, false) };
+    // Who passes the pod's own waypoint says so; what is told of everybody else need not be asked for.
+    let through = claims && waypoint::speaks_for(pod, &workload, &peer.identity, deadline).await;
+    (Some(workload), through)
+}
+
+/// What the pod's waypoint says of the caller is taken over as if the caller had proved it.
+fn vouched(arrival: &mut Arrival, told: Option<SocketAddr>, claim: Claim) {
+    match claim.caller {
+        Some(caller) => {
+            arrival.client = told.unwrap_or(arrival.client);
+            arrival.identity = Some(caller);
+        }
+        None => arrival.shared = true,
+    }
+}
+
 /// What the request says, without keeping its headers for the connection's life.
-fn arrival(peer: &Peer, incoming: &mut Incoming, target: Option<SocketAddr>) -> Arrival {
+fn arrival(
+    peer: &Peer,
+    incoming: &mut Incoming,
+    told: Option<SocketAddr>,
+    target: Option<SocketAddr>,
+) -> Arrival {
     let headers = std::mem::take(&mut incoming.parts.headers);
     let authority = incoming.parts.uri.authority().map_or("", |authority| authority.as_str());
     // Of what the client's node says only the port is taken over, and only beside the address that its
     // packets prove: so the records of both ends can be matched.
-    let client = parse_forwarded_client(&headers).map(canonical);
     Arrival {
         accepted: Instant::now(),
-        client: client.filter(|client| client.ip() == peer.address.ip()).unwrap_or(peer.address),
+        client: told.filter(|client| client.ip() == peer.address.ip()).unwrap_or(peer.address),
         destination: target.unwrap_or(peer.local),
         identity: Some(peer.identity.clone()),
         standing: Some(peer.standing.clone()),
         service: parse_forwarded_host(&headers),
         claimed: Some(Baggage::parse(&headers)),
         authority: Some(authority.into()),
+        shared: false,
     }
 }
 
@@ -150,12 +185,14 @@ fn not_known(pod: &Pod) -> Refused {
 }
 
 /// Judges the connection, and connects to the application.
+#[expect(clippy::too_many_arguments, reason = "all of one connection, and nothing else has them together")]
 async fn reach(
     pod: &Pod,
     peer: &Peer,
     target: SocketAddr,
     workload: &Workload,
     arrival: &Arrival,
+    through: bool,
     deadline: tokio::time::Instant,
     record: &mut ConnectionRecord,
 ) -> Result<(TcpStream, OwnedSemaphorePermit), Refused> {
@@ -172,12 +209,17 @@ async fn reach(
         let failure = Failure::new(Reason::UpstreamConnectFailed, "the pod has too many connections");
         return Err(Refused::new(StatusCode::SERVICE_UNAVAILABLE, failure));
     };
-    judge(pod, workload, &arrival.facts(), deadline, record).await.map_err(|refused| Refused {
-        status: StatusCode::UNAUTHORIZED,
-        failure: refused.failure,
-        policy: refused.policy,
-    })?;
-    let tcp = connect_application(pod, peer.address.ip(), target).await;
+    waypoint::require(workload, through)
+        .map_err(|failure| Refused::new(StatusCode::UNAUTHORIZED, failure))?;
+    // What the waypoint made for several callers it has judged, and judges with every request.
+    if !arrival.shared {
+        judge(pod, workload, &arrival.facts(), deadline, record).await.map_err(|refused| Refused {
+            status: StatusCode::UNAUTHORIZED,
+            failure: refused.failure,
+            policy: refused.policy,
+        })?;
+    }
+    let tcp = connect_application(pod, arrival.client.ip(), target).await;
     let tcp = tcp.map_err(|failure| Refused::new(StatusCode::SERVICE_UNAVAILABLE, failure))?;
     Ok((tcp, place))
 }
