@@ -2,7 +2,7 @@
 //! and opens others.
 #![allow(clippy::unwrap_used, reason = "a test")]
 mod support;
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderMap, HeaderValue, StatusCode};
 use meltemi_identity::testing::{FixedJitter, TokioClock};
 use meltemi_identity::{Alpn, CertificateStore, Served, StoreOptions, peer_identity, server_name};
 use meltemi_telemetry::Metrics;
@@ -146,7 +146,9 @@ impl Waypoint {
         let mut further = HeaderMap::new();
         further.insert("x-istio-source", HeaderValue::from_static("waypoint"));
         further.insert("x-meltemi-caller", HeaderValue::from_str(&caller).unwrap());
-        let mut second = tunnel.open_with(&request, &further, &Limits::default()).await.unwrap();
+        // Refused once the destination no longer has this waypoint: the caller hears of it.
+        let opened = tunnel.open_with(&request, &further, &Limits::default()).await;
+        let Ok(mut second) = opened else { return incoming.refuse(StatusCode::UNAUTHORIZED, None) };
         let mut first = incoming.accept().unwrap();
         // Between the two, a socket pair stands for what a waypoint does with the bytes.
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
