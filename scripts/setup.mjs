@@ -37,6 +37,14 @@ const toBuild = [
 
 /** What its tests use where they can: without it a suite says that it did not run. @type {Need[]} */
 const toTest = [
+  { command: "iptables", debian: "iptables", why: "is one of the ways to redirect, and used by CNI's portmap" },
+  { command: "bpftool", debian: "bpftool", why: "reads the kernel's programs and links" },
+  { command: "python3", debian: "python3-minimal", why: "sends what no library of ours would" },
+  {
+    command: "clang-14",
+    debian: "clang-14 llvm-14 libbpf-dev linux-libc-dev",
+    why: "compiles the BPF programs for the comparison with the committed objects",
+  },
   { command: "containerd", debian: "containerd", why: "starts and stops pods through the CNI plugin" },
   { command: "runc", debian: "runc", why: "runs containerd's pods" },
   { command: "/usr/lib/cni/bridge", debian: "containernetworking-plugins", why: "is chained before ours" },

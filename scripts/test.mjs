@@ -14,6 +14,7 @@ const suites = [
   { name: "lint", command: [bin("eslint"), ".", "--max-warnings", "0"] },
   { name: "format", command: [bin("prettier"), "--check", ".", "--log-level", "warn"] },
   { name: "generated", command: [node, "scripts/check-generated.mjs"] },
+  { name: "bpf-objects", command: [node, "scripts/check-bpf.mjs", "--if-present"] },
   { name: "rust-format", command: ["cargo", "fmt", "--all", "--check"] },
   {
     name: "rust-lint",
