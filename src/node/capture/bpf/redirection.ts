@@ -88,6 +88,8 @@ export class BpfRedirection implements Redirection {
       )
         await this.parts.routing.change(netns, family, difference(present, nothing, territory));
     }
+    // Another mode may follow in this namespace, with the guard left in force.
+    await this.parts.programs?.detachRedirect(netns.inode);
   }
 
   /** The names of those that have another value. */
