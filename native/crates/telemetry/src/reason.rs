@@ -120,7 +120,7 @@ mod tests {
             assert_eq!(Reason::parse(reason.as_str()), Some(*reason));
         }
         assert_eq!(Reason::parse("nonsense"), None);
-        assert_eq!(Reason::ALL.len(), 19);
+        assert_eq!(Reason::ALL.len(), 20);
     }
 
     #[test]
