@@ -37,7 +37,11 @@ const toBuild = [
 
 /** What its tests use where they can: without it a suite says that it did not run. @type {Need[]} */
 const toTest = [
-  { command: "iptables", debian: "iptables", why: "is one of the ways to redirect, and used by CNI's portmap" },
+  {
+    command: "iptables",
+    debian: "iptables",
+    why: "is one of the ways to redirect, and used by CNI's portmap",
+  },
   { command: "bpftool", debian: "bpftool", why: "reads the kernel's programs and links" },
   { command: "python3", debian: "python3-minimal", why: "sends what no library of ours would" },
   {
