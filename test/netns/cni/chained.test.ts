@@ -123,7 +123,11 @@ describe.each(missing.length > 0 ? [] : (["bridge", "ptp"] as const))(
       await node.start();
       await eventually("the chain", () => readdirSync(node.confDir).includes(chain));
     });
-    afterAll(() => node.destroy());
+    afterAll(async () => {
+      await node.destroy();
+      // The plugin leaves its bridge, with an address that others may want.
+      if (kind === "bridge") await execa("ip", ["link", "delete", "cnitest0"], { reject: false });
+    });
 
     it("is installed beside what was there", () => {
       expect(readdirSync(node.binDir)).toEqual(["meltemi-cni"]);
