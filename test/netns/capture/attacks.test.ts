@@ -77,7 +77,15 @@ describe("without what stands in the way", () => {
       afterAll(() => rearm(lab, intact));
       const mine = rows.filter((row) => row.stands === stands);
       test.each(mine)("$name comes through over IPv$family", async (row) => {
-        const seen = await attempt(row, place(row.family), markerOf(rows.indexOf(row), "off"));
+        // What is to come through may be lost on its way once, as everything on a network may.
+        const seen = await eventually(
+          "it to come through",
+          async () => {
+            const one = await attempt(row, place(row.family), markerOf(rows.indexOf(row), "off"));
+            return (one.attempted === 0 || one.bytes > 0) && one;
+          },
+          20_000,
+        );
         expect(seen.attempted).toBeGreaterThan(0);
         expect(seen.bytes).toBeGreaterThan(0);
         cameThroughWithout.set(keyOf(row), seen.bytes);
