@@ -109,7 +109,7 @@ export class Affected {
     for (const service of this.#mesh.services.all()) this.#bound(service);
     for (const entry of this.#mesh.serviceEntries.all()) this.units.add(unitOf(entry));
     const { namespace, name } = gateway.meta;
-    for (const target of [`Gateway/${namespace}/${name}`]) this.#attached(target);
+    this.#attached(`Gateway/${namespace}/${name}`);
     for (const policy of this.#mesh.authorizationPolicies.all())
       if (policy.targetRefs.some(({ kind }) => kind === "GatewayClass")) this.units.add(unitOf(policy));
   }

@@ -15,6 +15,20 @@ export function parseStringMatch(text: string): StringMatch | undefined {
   return { type: "exact", value: text };
 }
 
+/** The match as a policy writes it: what `parseStringMatch` reads. */
+export function stringMatchText(match: StringMatch): string {
+  switch (match.type) {
+    case "exact":
+      return match.value;
+    case "prefix":
+      return `${match.value}*`;
+    case "suffix":
+      return `*${match.value}`;
+    case "presence":
+      return "*";
+  }
+}
+
 /** Whether a value satisfies the match. */
 export function stringMatches(match: StringMatch, value: string): boolean {
   switch (match.type) {

@@ -1,12 +1,6 @@
 /** What a waypoint is told, in the mesh's words. xds/encode turns these into `meltemi.v1` messages, one for one. */
 import type { ServiceKey } from "../../domain/ids.js";
-import type {
-  BackendRef,
-  RouteFilter,
-  RouteMatch,
-  RouteRetry,
-  RouteTimeouts,
-} from "../../domain/http-route.js";
+import type { RouteFilter, RouteMatch, RouteRetry, RouteTimeouts } from "../../domain/http-route.js";
 import type { AuthorizationRule } from "../../domain/objects.js";
 
 interface Scoped {
@@ -92,5 +86,3 @@ export type CompiledWaypointConfig =
   CompiledWaypoint | CompiledServed | CompiledHttpRoute | CompiledRequestPolicy;
 
 export type WaypointConfigKind = CompiledWaypointConfig["kind"];
-
-export type { BackendRef };

@@ -46,14 +46,12 @@ export function httpRouteConditions(compiler: Compiler, route: RouteObject): rea
     const message = "it is attached to no Service, and gateways are not run yet: nothing reads it";
     return [condition("Accepted", false, "NoMatchingParent", message), resolved];
   }
-  if (attached.length < parents.length) {
-    const known = new Set(attached.map(({ parent }) => parent));
-    const lost = parents.filter((parent) => !known.has(parent));
-    const names = lost.map(
+  if (attached.length === 0) {
+    const names = parents.map(
       ({ namespace, name, port }) => `${namespace}/${name}${port === undefined ? "" : `:${port}`}`,
     );
     const message = `there is no Service ${names.join(", ")}`;
-    if (attached.length === 0) return [condition("Accepted", false, "NoMatchingParent", message), resolved];
+    return [condition("Accepted", false, "NoMatchingParent", message), resolved];
   }
   const waypoints = [...new Set(attached.flatMap(({ waypoint }) => waypoint ?? []))].sort();
   const accepted = condition("Accepted", true, "Accepted", "understood and taken");

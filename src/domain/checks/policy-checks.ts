@@ -1,6 +1,6 @@
 import type { AuthorizationPolicyObject, AuthorizationRule, Matches, StringMatch } from "../objects.js";
 import type { Problem } from "../problem.js";
-import { stringMatches } from "../string-match.js";
+import { stringMatches, stringMatchText } from "../string-match.js";
 import { isOlder } from "../policy-age.js";
 import { selectorText } from "../selector.js";
 import { isWaypoint } from "../waypoint-class.js";
@@ -39,19 +39,6 @@ function entries<T>(
   ];
 }
 
-function patternText(match: StringMatch): string {
-  switch (match.type) {
-    case "exact":
-      return match.value;
-    case "prefix":
-      return `${match.value}*`;
-    case "suffix":
-      return `*${match.value}`;
-    case "presence":
-      return "*";
-  }
-}
-
 function checkPrincipal(check: Check, path: string, match: StringMatch): void {
   if (match.type !== "exact") return;
   const [trustDomain = "", , namespace = "", , account = ""] = match.value.split("/");
@@ -71,7 +58,7 @@ function checkPrincipal(check: Check, path: string, match: StringMatch): void {
 
 function checkNamespace(check: Check, path: string, match: StringMatch): void {
   if ([...check.inventory.namespaces].some((namespace) => stringMatches(match, namespace))) return;
-  check.warn(path, { value: patternText(match), message: "matches no namespace that is there" });
+  check.warn(path, { value: stringMatchText(match), message: "matches no namespace that is there" });
 }
 
 function checkAccount(

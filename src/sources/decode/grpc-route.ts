@@ -1,6 +1,6 @@
 import type { GrpcRouteObject, PathMatcher, RouteMatch, RouteRule } from "../../domain/http-route.js";
-import { Fields } from "./fields.js";
-import { readHostnames, readParents } from "./http-route.js";
+import type { Fields } from "./fields.js";
+import { readHostnames, readParents, readRules } from "./http-route.js";
 import { readMeta } from "./meta.js";
 import { grpcFilterTypes, readBackends, readFilters } from "./route-filter.js";
 import { readNamed, readRegex, routeLimits } from "./route-match.js";
@@ -76,12 +76,7 @@ export function decodeGrpcRoute(root: Fields, apiVersion: string): GrpcRouteObje
   const spec = root.childOrEmpty("spec");
   const parents = readParents(spec, meta.namespace);
   const hostnames = readHostnames(spec);
-  const written = spec.children("rules");
-  if (written.length > routeLimits.rules)
-    spec.report.error(spec.at("rules"), { message: `has more than ${routeLimits.rules} entries` });
-  const rules = (spec.has("rules") ? written : [new Fields(spec.report, spec.at("rules"), {})]).map((rule) =>
-    readRule(rule, meta.namespace),
-  );
+  const rules = readRules(spec, (rule) => readRule(rule, meta.namespace));
   spec.accept("useDefaultGateways");
   spec.refuseUnknown();
   root.accept("status", "apiVersion", "kind", "metadata");

@@ -113,6 +113,15 @@ function checkPrefixChanges(rule: Fields, { matches, filters, backends }: RouteR
   });
 }
 
+/** `spec.rules`. An absent list is one rule that matches everything (the CRD's default). */
+export function readRules(spec: Fields, readRule: (rule: Fields) => RouteRule): RouteRule[] {
+  const written = spec.children("rules");
+  if (written.length > routeLimits.rules)
+    spec.report.error(spec.at("rules"), { message: `has more than ${routeLimits.rules} entries` });
+  const rules = spec.has("rules") ? written : [new Fields(spec.report, spec.at("rules"), {})];
+  return rules.map(readRule);
+}
+
 export function decodeHttpRoute(root: Fields, apiVersion: string): HttpRouteObject {
   const { meta } = readMeta(root, apiVersion, { namespaced: true, name: "subdomain", unknown: "refuse" });
   const spec = root.childOrEmpty("spec");
@@ -124,13 +133,7 @@ export function decodeHttpRoute(root: Fields, apiVersion: string): HttpRouteObje
     });
   }
   const hostnames = readHostnames(spec);
-  const written = spec.children("rules");
-  if (written.length > routeLimits.rules)
-    spec.report.error(spec.at("rules"), { message: `has more than ${routeLimits.rules} entries` });
-  // An absent list is one rule that matches everything (the CRD's default).
-  const rules = (spec.has("rules") ? written : [new Fields(spec.report, spec.at("rules"), {})]).map((rule) =>
-    readRule(rule, meta.namespace),
-  );
+  const rules = readRules(spec, (rule) => readRule(rule, meta.namespace));
   spec.accept("useDefaultGateways");
   spec.refuseUnknown();
   root.accept("status", "apiVersion", "kind", "metadata");

@@ -16,7 +16,8 @@ import type {
   RouteMatch,
   TextMatcher,
 } from "../../domain/http-route.js";
-import type { AuthorizationRule, Cidr, Matches, StringMatch } from "../../domain/objects.js";
+import type { AuthorizationRule, Cidr, Matches } from "../../domain/objects.js";
+import { stringMatchText } from "../../domain/string-match.js";
 import type { Address } from "../../gen/istio/security/authorization.js";
 import * as proto from "../../gen/meltemi/v1/waypoint.js";
 import { addressBytes } from "../encode/bytes.js";
@@ -244,19 +245,6 @@ function policyMessage(policy: CompiledRequestPolicy): proto.HttpAuthorization {
   };
 }
 
-function stringText(match: StringMatch): string {
-  switch (match.type) {
-    case "exact":
-      return match.value;
-    case "prefix":
-      return `${match.value}*`;
-    case "suffix":
-      return `*${match.value}`;
-    case "presence":
-      return "*";
-  }
-}
-
 function cidrMessage({ address, length }: Cidr): Address {
   return { address: addressBytes(address), length };
 }
@@ -268,9 +256,9 @@ function both<T, U>(matches: Matches<T>, form: (value: T) => U): [any: U[], none
 function authorizationRule(rule: AuthorizationRule): proto.HttpAuthorizationRule {
   return {
     sources: rule.from.map((source) => {
-      const [principals, notPrincipals] = both(source.principals, stringText);
-      const [namespaces, notNamespaces] = both(source.namespaces, stringText);
-      const [requestPrincipals, notRequestPrincipals] = both(source.requestPrincipals, stringText);
+      const [principals, notPrincipals] = both(source.principals, stringMatchText);
+      const [namespaces, notNamespaces] = both(source.namespaces, stringMatchText);
+      const [requestPrincipals, notRequestPrincipals] = both(source.requestPrincipals, stringMatchText);
       const [serviceAccounts, notServiceAccounts] = both(
         source.serviceAccounts,
         ({ namespace, name }) => `${namespace}/${name}`,
@@ -293,9 +281,9 @@ function authorizationRule(rule: AuthorizationRule): proto.HttpAuthorizationRule
       };
     }),
     operations: rule.to.map((operation) => {
-      const [hosts, notHosts] = both(operation.hosts, stringText);
-      const [methods, notMethods] = both(operation.methods, stringText);
-      const [paths, notPaths] = both(operation.paths, stringText);
+      const [hosts, notHosts] = both(operation.hosts, stringMatchText);
+      const [methods, notMethods] = both(operation.methods, stringMatchText);
+      const [paths, notPaths] = both(operation.paths, stringMatchText);
       const { any: ports, none: notPorts } = operation.ports;
       return {
         hosts,
