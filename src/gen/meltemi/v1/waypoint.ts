@@ -434,6 +434,8 @@ export interface HttpAuthorization {
   rules: HttpAuthorizationRule[];
   /** CUSTOM: the extension provider's name. */
   provider: string;
+  /** CUSTOM: who is asked. Absent: the provider is not known, and what the policy matches is refused. */
+  external: ExternalAuthorizer | undefined;
   requires: string[];
 }
 
@@ -443,6 +445,123 @@ export enum HttpAuthorization_Action {
   AUDIT = 2,
   CUSTOM = 3,
   UNRECOGNIZED = -1,
+}
+
+/** A service that is asked about each request (envoy.service.auth.v3, or plain HTTP). */
+export interface ExternalAuthorizer {
+  /** NAMESPACE/HOSTNAME */
+  service: string;
+  port: number;
+  /** From the first attempt to connect to the whole answer. */
+  timeoutMs: number;
+  /** A provider that cannot be asked, or fails (5xx), lets the request through. */
+  failOpen: boolean;
+  /** 403 where 0: what is answered where a provider that failed does not let through. */
+  statusOnError: number;
+  protocol:
+    | { $case: "grpc"; value: GrpcCheck }
+    | { $case: "http"; value: HttpCheck }
+    | undefined;
+  /** Absent: the provider is sent no body. */
+  body: CheckBody | undefined;
+}
+
+/** All request headers are sent. */
+export interface GrpcCheck {
+}
+
+/** Names of headers are "exact", "prefix*" or "*suffix", in lower case. Always sent: host, method, path. */
+export interface HttpCheck {
+  /** Before the request's own path. */
+  pathPrefix: string;
+  requestHeaders: string[];
+  /** Set whatever the request has. */
+  furtherHeaders: HeaderValue[];
+  /** Headers of an answer that allows, set in the request. */
+  toUpstream: string[];
+  /** Headers of an answer that refuses, for the client. None: all. */
+  toDownstreamOnDeny: string[];
+  /** Headers of an answer that allows, added to the response. */
+  toDownstreamOnAllow: string[];
+}
+
+export interface CheckBody {
+  maxBytes: number;
+  /** A longer body is sent as far as that; else 413. */
+  allowPartial: boolean;
+  /** gRPC: in `raw_body`, else in `body`. */
+  asBytes: boolean;
+}
+
+/**
+ * A RequestAuthentication. Resource name: NAMESPACE/NAME. A request without a token passes it; one with a
+ * token that no rule accepts is refused (401).
+ */
+export interface RequestAuthentication {
+  namespace: string;
+  name: string;
+  sourceObject: string;
+  targets: PolicyTarget[];
+  rules: JwtRule[];
+  requires: string[];
+}
+
+export interface JwtRule {
+  /** `iss`, to the letter. */
+  issuer: string;
+  /** Any of them in `aud`; none: `aud` is not looked at. */
+  audiences: string[];
+  /** All are looked into. None: `authorization: Bearer`, and the parameter access_token. */
+  places: TokenPlace[];
+  keys:
+    | //
+    /** A JSON Web Key Set, RFC 7517. */
+    { $case: "jwks"; value: Buffer }
+    | //
+    /** The name of a KeySet. While it is not there, tokens of the issuer are refused. */
+    { $case: "keySet"; value: string }
+    | undefined;
+  /**
+   * The payload as it stands in the token (base64url). A header of that name in a request is always removed;
+   * so are those of `outputs`.
+   */
+  outputPayloadToHeader: string;
+  /** Otherwise an accepted token is taken out of the request. */
+  forwardOriginalToken: boolean;
+  outputs: ClaimToHeader[];
+}
+
+export interface TokenPlace {
+  kind:
+    | { $case: "header"; value: HeaderPlace }
+    | //
+    /** Of the query. */
+    { $case: "parameter"; value: string }
+    | { $case: "cookie"; value: string }
+    | undefined;
+}
+
+export interface HeaderPlace {
+  /** In lower case. */
+  name: string;
+  /** Before the token; compared without case. */
+  prefix: string;
+}
+
+export interface ClaimToHeader {
+  /** In lower case. */
+  header: string;
+  /** Nested by dots. */
+  claim: string;
+}
+
+/**
+ * Keys that the control plane has fetched, for every rule that names them. Resource name: where they come
+ * from, "uri:URL" or "issuer:URL".
+ */
+export interface KeySet {
+  jwks: Buffer;
+  requires: string[];
 }
 
 export interface PolicyTarget {
@@ -3917,6 +4036,7 @@ function createBaseHttpAuthorization(): HttpAuthorization {
     targets: [],
     rules: [],
     provider: "",
+    external: undefined,
     requires: [],
   };
 }
@@ -3946,6 +4066,9 @@ export const HttpAuthorization: MessageFns<HttpAuthorization> = {
     }
     if (message.provider !== "") {
       writer.uint32(66).string(message.provider);
+    }
+    if (message.external !== undefined) {
+      ExternalAuthorizer.encode(message.external, writer.uint32(74).fork()).join();
     }
     for (const v of message.requires) {
       writer.uint32(122).string(v!);
@@ -4030,6 +4153,14 @@ export const HttpAuthorization: MessageFns<HttpAuthorization> = {
             message.provider = reader.string();
             continue;
           }
+          case 9: {
+            if (tag !== 74) {
+              break;
+            }
+
+            message.external = ExternalAuthorizer.decode(reader, reader.uint32());
+            continue;
+          }
           case 15: {
             if (tag !== 122) {
               break;
@@ -4063,6 +4194,989 @@ export const HttpAuthorization: MessageFns<HttpAuthorization> = {
     message.targets = object.targets?.map((e) => PolicyTarget.fromPartial(e)) || [];
     message.rules = object.rules?.map((e) => HttpAuthorizationRule.fromPartial(e)) || [];
     message.provider = object.provider ?? "";
+    message.external = (object.external !== undefined && object.external !== null)
+      ? ExternalAuthorizer.fromPartial(object.external)
+      : undefined;
+    message.requires = object.requires?.map((e) => e) || [];
+    return message;
+  },
+};
+
+function createBaseExternalAuthorizer(): ExternalAuthorizer {
+  return {
+    service: "",
+    port: 0,
+    timeoutMs: 0,
+    failOpen: false,
+    statusOnError: 0,
+    protocol: undefined,
+    body: undefined,
+  };
+}
+
+export const ExternalAuthorizer: MessageFns<ExternalAuthorizer> = {
+  encode(message: ExternalAuthorizer, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.service !== "") {
+      writer.uint32(10).string(message.service);
+    }
+    if (message.port !== 0) {
+      writer.uint32(16).uint32(message.port);
+    }
+    if (message.timeoutMs !== 0) {
+      writer.uint32(24).uint32(message.timeoutMs);
+    }
+    if (message.failOpen !== false) {
+      writer.uint32(32).bool(message.failOpen);
+    }
+    if (message.statusOnError !== 0) {
+      writer.uint32(40).uint32(message.statusOnError);
+    }
+    switch (message.protocol?.$case) {
+      case "grpc":
+        GrpcCheck.encode(message.protocol.value, writer.uint32(50).fork()).join();
+        break;
+      case "http":
+        HttpCheck.encode(message.protocol.value, writer.uint32(58).fork()).join();
+        break;
+    }
+    if (message.body !== undefined) {
+      CheckBody.encode(message.body, writer.uint32(66).fork()).join();
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): ExternalAuthorizer {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseExternalAuthorizer();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.service = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.port = reader.uint32();
+            continue;
+          }
+          case 3: {
+            if (tag !== 24) {
+              break;
+            }
+
+            message.timeoutMs = reader.uint32();
+            continue;
+          }
+          case 4: {
+            if (tag !== 32) {
+              break;
+            }
+
+            message.failOpen = reader.bool();
+            continue;
+          }
+          case 5: {
+            if (tag !== 40) {
+              break;
+            }
+
+            message.statusOnError = reader.uint32();
+            continue;
+          }
+          case 6: {
+            if (tag !== 50) {
+              break;
+            }
+
+            message.protocol = { $case: "grpc", value: GrpcCheck.decode(reader, reader.uint32()) };
+            continue;
+          }
+          case 7: {
+            if (tag !== 58) {
+              break;
+            }
+
+            message.protocol = { $case: "http", value: HttpCheck.decode(reader, reader.uint32()) };
+            continue;
+          }
+          case 8: {
+            if (tag !== 66) {
+              break;
+            }
+
+            message.body = CheckBody.decode(reader, reader.uint32());
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create(base?: DeepPartial<ExternalAuthorizer>): ExternalAuthorizer {
+    return ExternalAuthorizer.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<ExternalAuthorizer>): ExternalAuthorizer {
+    const message = createBaseExternalAuthorizer();
+    message.service = object.service ?? "";
+    message.port = object.port ?? 0;
+    message.timeoutMs = object.timeoutMs ?? 0;
+    message.failOpen = object.failOpen ?? false;
+    message.statusOnError = object.statusOnError ?? 0;
+    switch (object.protocol?.$case) {
+      case "grpc": {
+        if (object.protocol?.value !== undefined && object.protocol?.value !== null) {
+          message.protocol = { $case: "grpc", value: GrpcCheck.fromPartial(object.protocol.value) };
+        }
+        break;
+      }
+      case "http": {
+        if (object.protocol?.value !== undefined && object.protocol?.value !== null) {
+          message.protocol = { $case: "http", value: HttpCheck.fromPartial(object.protocol.value) };
+        }
+        break;
+      }
+    }
+    message.body = (object.body !== undefined && object.body !== null) ? CheckBody.fromPartial(object.body) : undefined;
+    return message;
+  },
+};
+
+function createBaseGrpcCheck(): GrpcCheck {
+  return {};
+}
+
+export const GrpcCheck: MessageFns<GrpcCheck> = {
+  encode(_: GrpcCheck, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): GrpcCheck {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseGrpcCheck();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create(base?: DeepPartial<GrpcCheck>): GrpcCheck {
+    return GrpcCheck.fromPartial(base ?? {});
+  },
+  fromPartial(_: DeepPartial<GrpcCheck>): GrpcCheck {
+    const message = createBaseGrpcCheck();
+    return message;
+  },
+};
+
+function createBaseHttpCheck(): HttpCheck {
+  return {
+    pathPrefix: "",
+    requestHeaders: [],
+    furtherHeaders: [],
+    toUpstream: [],
+    toDownstreamOnDeny: [],
+    toDownstreamOnAllow: [],
+  };
+}
+
+export const HttpCheck: MessageFns<HttpCheck> = {
+  encode(message: HttpCheck, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.pathPrefix !== "") {
+      writer.uint32(10).string(message.pathPrefix);
+    }
+    for (const v of message.requestHeaders) {
+      writer.uint32(18).string(v!);
+    }
+    for (const v of message.furtherHeaders) {
+      HeaderValue.encode(v!, writer.uint32(26).fork()).join();
+    }
+    for (const v of message.toUpstream) {
+      writer.uint32(34).string(v!);
+    }
+    for (const v of message.toDownstreamOnDeny) {
+      writer.uint32(42).string(v!);
+    }
+    for (const v of message.toDownstreamOnAllow) {
+      writer.uint32(50).string(v!);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): HttpCheck {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseHttpCheck();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.pathPrefix = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.requestHeaders.push(reader.string());
+            continue;
+          }
+          case 3: {
+            if (tag !== 26) {
+              break;
+            }
+
+            message.furtherHeaders.push(HeaderValue.decode(reader, reader.uint32()));
+            continue;
+          }
+          case 4: {
+            if (tag !== 34) {
+              break;
+            }
+
+            message.toUpstream.push(reader.string());
+            continue;
+          }
+          case 5: {
+            if (tag !== 42) {
+              break;
+            }
+
+            message.toDownstreamOnDeny.push(reader.string());
+            continue;
+          }
+          case 6: {
+            if (tag !== 50) {
+              break;
+            }
+
+            message.toDownstreamOnAllow.push(reader.string());
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create(base?: DeepPartial<HttpCheck>): HttpCheck {
+    return HttpCheck.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<HttpCheck>): HttpCheck {
+    const message = createBaseHttpCheck();
+    message.pathPrefix = object.pathPrefix ?? "";
+    message.requestHeaders = object.requestHeaders?.map((e) => e) || [];
+    message.furtherHeaders = object.furtherHeaders?.map((e) => HeaderValue.fromPartial(e)) || [];
+    message.toUpstream = object.toUpstream?.map((e) => e) || [];
+    message.toDownstreamOnDeny = object.toDownstreamOnDeny?.map((e) => e) || [];
+    message.toDownstreamOnAllow = object.toDownstreamOnAllow?.map((e) => e) || [];
+    return message;
+  },
+};
+
+function createBaseCheckBody(): CheckBody {
+  return { maxBytes: 0, allowPartial: false, asBytes: false };
+}
+
+export const CheckBody: MessageFns<CheckBody> = {
+  encode(message: CheckBody, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.maxBytes !== 0) {
+      writer.uint32(8).uint32(message.maxBytes);
+    }
+    if (message.allowPartial !== false) {
+      writer.uint32(16).bool(message.allowPartial);
+    }
+    if (message.asBytes !== false) {
+      writer.uint32(24).bool(message.asBytes);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): CheckBody {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseCheckBody();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 8) {
+              break;
+            }
+
+            message.maxBytes = reader.uint32();
+            continue;
+          }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.allowPartial = reader.bool();
+            continue;
+          }
+          case 3: {
+            if (tag !== 24) {
+              break;
+            }
+
+            message.asBytes = reader.bool();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create(base?: DeepPartial<CheckBody>): CheckBody {
+    return CheckBody.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<CheckBody>): CheckBody {
+    const message = createBaseCheckBody();
+    message.maxBytes = object.maxBytes ?? 0;
+    message.allowPartial = object.allowPartial ?? false;
+    message.asBytes = object.asBytes ?? false;
+    return message;
+  },
+};
+
+function createBaseRequestAuthentication(): RequestAuthentication {
+  return { namespace: "", name: "", sourceObject: "", targets: [], rules: [], requires: [] };
+}
+
+export const RequestAuthentication: MessageFns<RequestAuthentication> = {
+  encode(message: RequestAuthentication, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.namespace !== "") {
+      writer.uint32(10).string(message.namespace);
+    }
+    if (message.name !== "") {
+      writer.uint32(18).string(message.name);
+    }
+    if (message.sourceObject !== "") {
+      writer.uint32(26).string(message.sourceObject);
+    }
+    for (const v of message.targets) {
+      PolicyTarget.encode(v!, writer.uint32(34).fork()).join();
+    }
+    for (const v of message.rules) {
+      JwtRule.encode(v!, writer.uint32(42).fork()).join();
+    }
+    for (const v of message.requires) {
+      writer.uint32(122).string(v!);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): RequestAuthentication {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseRequestAuthentication();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.namespace = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.name = reader.string();
+            continue;
+          }
+          case 3: {
+            if (tag !== 26) {
+              break;
+            }
+
+            message.sourceObject = reader.string();
+            continue;
+          }
+          case 4: {
+            if (tag !== 34) {
+              break;
+            }
+
+            message.targets.push(PolicyTarget.decode(reader, reader.uint32()));
+            continue;
+          }
+          case 5: {
+            if (tag !== 42) {
+              break;
+            }
+
+            message.rules.push(JwtRule.decode(reader, reader.uint32()));
+            continue;
+          }
+          case 15: {
+            if (tag !== 122) {
+              break;
+            }
+
+            message.requires.push(reader.string());
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create(base?: DeepPartial<RequestAuthentication>): RequestAuthentication {
+    return RequestAuthentication.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<RequestAuthentication>): RequestAuthentication {
+    const message = createBaseRequestAuthentication();
+    message.namespace = object.namespace ?? "";
+    message.name = object.name ?? "";
+    message.sourceObject = object.sourceObject ?? "";
+    message.targets = object.targets?.map((e) => PolicyTarget.fromPartial(e)) || [];
+    message.rules = object.rules?.map((e) => JwtRule.fromPartial(e)) || [];
+    message.requires = object.requires?.map((e) => e) || [];
+    return message;
+  },
+};
+
+function createBaseJwtRule(): JwtRule {
+  return {
+    issuer: "",
+    audiences: [],
+    places: [],
+    keys: undefined,
+    outputPayloadToHeader: "",
+    forwardOriginalToken: false,
+    outputs: [],
+  };
+}
+
+export const JwtRule: MessageFns<JwtRule> = {
+  encode(message: JwtRule, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.issuer !== "") {
+      writer.uint32(10).string(message.issuer);
+    }
+    for (const v of message.audiences) {
+      writer.uint32(18).string(v!);
+    }
+    for (const v of message.places) {
+      TokenPlace.encode(v!, writer.uint32(26).fork()).join();
+    }
+    switch (message.keys?.$case) {
+      case "jwks":
+        writer.uint32(34).bytes(message.keys.value);
+        break;
+      case "keySet":
+        writer.uint32(42).string(message.keys.value);
+        break;
+    }
+    if (message.outputPayloadToHeader !== "") {
+      writer.uint32(50).string(message.outputPayloadToHeader);
+    }
+    if (message.forwardOriginalToken !== false) {
+      writer.uint32(56).bool(message.forwardOriginalToken);
+    }
+    for (const v of message.outputs) {
+      ClaimToHeader.encode(v!, writer.uint32(66).fork()).join();
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): JwtRule {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseJwtRule();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.issuer = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.audiences.push(reader.string());
+            continue;
+          }
+          case 3: {
+            if (tag !== 26) {
+              break;
+            }
+
+            message.places.push(TokenPlace.decode(reader, reader.uint32()));
+            continue;
+          }
+          case 4: {
+            if (tag !== 34) {
+              break;
+            }
+
+            message.keys = { $case: "jwks", value: Buffer.from(reader.bytes()) };
+            continue;
+          }
+          case 5: {
+            if (tag !== 42) {
+              break;
+            }
+
+            message.keys = { $case: "keySet", value: reader.string() };
+            continue;
+          }
+          case 6: {
+            if (tag !== 50) {
+              break;
+            }
+
+            message.outputPayloadToHeader = reader.string();
+            continue;
+          }
+          case 7: {
+            if (tag !== 56) {
+              break;
+            }
+
+            message.forwardOriginalToken = reader.bool();
+            continue;
+          }
+          case 8: {
+            if (tag !== 66) {
+              break;
+            }
+
+            message.outputs.push(ClaimToHeader.decode(reader, reader.uint32()));
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create(base?: DeepPartial<JwtRule>): JwtRule {
+    return JwtRule.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<JwtRule>): JwtRule {
+    const message = createBaseJwtRule();
+    message.issuer = object.issuer ?? "";
+    message.audiences = object.audiences?.map((e) => e) || [];
+    message.places = object.places?.map((e) => TokenPlace.fromPartial(e)) || [];
+    switch (object.keys?.$case) {
+      case "jwks": {
+        if (object.keys?.value !== undefined && object.keys?.value !== null) {
+          message.keys = { $case: "jwks", value: object.keys.value };
+        }
+        break;
+      }
+      case "keySet": {
+        if (object.keys?.value !== undefined && object.keys?.value !== null) {
+          message.keys = { $case: "keySet", value: object.keys.value };
+        }
+        break;
+      }
+    }
+    message.outputPayloadToHeader = object.outputPayloadToHeader ?? "";
+    message.forwardOriginalToken = object.forwardOriginalToken ?? false;
+    message.outputs = object.outputs?.map((e) => ClaimToHeader.fromPartial(e)) || [];
+    return message;
+  },
+};
+
+function createBaseTokenPlace(): TokenPlace {
+  return { kind: undefined };
+}
+
+export const TokenPlace: MessageFns<TokenPlace> = {
+  encode(message: TokenPlace, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    switch (message.kind?.$case) {
+      case "header":
+        HeaderPlace.encode(message.kind.value, writer.uint32(10).fork()).join();
+        break;
+      case "parameter":
+        writer.uint32(18).string(message.kind.value);
+        break;
+      case "cookie":
+        writer.uint32(26).string(message.kind.value);
+        break;
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): TokenPlace {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseTokenPlace();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.kind = { $case: "header", value: HeaderPlace.decode(reader, reader.uint32()) };
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.kind = { $case: "parameter", value: reader.string() };
+            continue;
+          }
+          case 3: {
+            if (tag !== 26) {
+              break;
+            }
+
+            message.kind = { $case: "cookie", value: reader.string() };
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create(base?: DeepPartial<TokenPlace>): TokenPlace {
+    return TokenPlace.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<TokenPlace>): TokenPlace {
+    const message = createBaseTokenPlace();
+    switch (object.kind?.$case) {
+      case "header": {
+        if (object.kind?.value !== undefined && object.kind?.value !== null) {
+          message.kind = { $case: "header", value: HeaderPlace.fromPartial(object.kind.value) };
+        }
+        break;
+      }
+      case "parameter": {
+        if (object.kind?.value !== undefined && object.kind?.value !== null) {
+          message.kind = { $case: "parameter", value: object.kind.value };
+        }
+        break;
+      }
+      case "cookie": {
+        if (object.kind?.value !== undefined && object.kind?.value !== null) {
+          message.kind = { $case: "cookie", value: object.kind.value };
+        }
+        break;
+      }
+    }
+    return message;
+  },
+};
+
+function createBaseHeaderPlace(): HeaderPlace {
+  return { name: "", prefix: "" };
+}
+
+export const HeaderPlace: MessageFns<HeaderPlace> = {
+  encode(message: HeaderPlace, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.name !== "") {
+      writer.uint32(10).string(message.name);
+    }
+    if (message.prefix !== "") {
+      writer.uint32(18).string(message.prefix);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): HeaderPlace {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseHeaderPlace();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.name = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.prefix = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create(base?: DeepPartial<HeaderPlace>): HeaderPlace {
+    return HeaderPlace.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<HeaderPlace>): HeaderPlace {
+    const message = createBaseHeaderPlace();
+    message.name = object.name ?? "";
+    message.prefix = object.prefix ?? "";
+    return message;
+  },
+};
+
+function createBaseClaimToHeader(): ClaimToHeader {
+  return { header: "", claim: "" };
+}
+
+export const ClaimToHeader: MessageFns<ClaimToHeader> = {
+  encode(message: ClaimToHeader, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.header !== "") {
+      writer.uint32(10).string(message.header);
+    }
+    if (message.claim !== "") {
+      writer.uint32(18).string(message.claim);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): ClaimToHeader {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseClaimToHeader();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.header = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.claim = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create(base?: DeepPartial<ClaimToHeader>): ClaimToHeader {
+    return ClaimToHeader.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<ClaimToHeader>): ClaimToHeader {
+    const message = createBaseClaimToHeader();
+    message.header = object.header ?? "";
+    message.claim = object.claim ?? "";
+    return message;
+  },
+};
+
+function createBaseKeySet(): KeySet {
+  return { jwks: Buffer.alloc(0), requires: [] };
+}
+
+export const KeySet: MessageFns<KeySet> = {
+  encode(message: KeySet, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.jwks.length !== 0) {
+      writer.uint32(10).bytes(message.jwks);
+    }
+    for (const v of message.requires) {
+      writer.uint32(122).string(v!);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): KeySet {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseKeySet();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.jwks = Buffer.from(reader.bytes());
+            continue;
+          }
+          case 15: {
+            if (tag !== 122) {
+              break;
+            }
+
+            message.requires.push(reader.string());
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create(base?: DeepPartial<KeySet>): KeySet {
+    return KeySet.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<KeySet>): KeySet {
+    const message = createBaseKeySet();
+    message.jwks = object.jwks ?? Buffer.alloc(0);
     message.requires = object.requires?.map((e) => e) || [];
     return message;
   },
