@@ -7,8 +7,10 @@ import type {
   CompiledRule,
   CompiledServed,
   CompiledTarget,
+  CompiledTrafficPolicy,
   CompiledWaypointConfig,
 } from "../../compile/waypoint/config.js";
+import type { HashKey } from "../../domain/destination-rule.js";
 import type {
   NamedMatcher,
   PathChange,
@@ -35,6 +37,8 @@ export function encodeConfig(config: CompiledWaypointConfig): Uint8Array {
       return proto.HttpRoute.encode(routeMessage(config)).finish();
     case "request_policy":
       return proto.HttpAuthorization.encode(policyMessage(config)).finish();
+    case "traffic_policy":
+      return proto.TrafficPolicy.encode(trafficMessage(config)).finish();
   }
 }
 
@@ -61,7 +65,7 @@ function routeMessage(route: CompiledHttpRoute): proto.HttpRoute {
     namespace: route.namespace,
     name: route.routeName,
     sourceObject: route.sourceObject,
-    order: proto.HttpRoute_Order.MOST_SPECIFIC,
+    order: proto.HttpRoute_Order[route.order],
     createdMs: route.createdMs,
     parents: route.parents.map(({ service, port }) => ({
       target: { $case: "service", value: service },
@@ -88,12 +92,11 @@ function ruleMessage(rule: CompiledRule): proto.HttpRule {
         : { requestMs, backendRequestMs, idleMs: undefined },
     retry: rule.retry && {
       attempts: rule.retry.attempts,
-      perTryTimeoutMs: undefined,
+      perTryTimeoutMs: rule.retry.perTryTimeoutMs,
       statuses: [...rule.retry.codes],
-      // GEP-1731: connection errors are retried whatever codes are named.
-      connectFailure: true,
-      reset: true,
-      grpcStatuses: [],
+      connectFailure: rule.retry.connectFailure,
+      reset: rule.retry.reset,
+      grpcStatuses: [...rule.retry.grpcCodes],
       backoffMs: rule.retry.backoffMs,
       backoffMaxMs: undefined,
       budgetPerMillion: undefined,
@@ -103,10 +106,9 @@ function ruleMessage(rule: CompiledRule): proto.HttpRule {
 }
 
 function textMessage(match: TextMatcher): proto.TextMatch {
-  return { kind: { $case: match.type, value: match.value }, ignoreCase: false };
+  if (match.type === "present") return { kind: { $case: "present", value: true }, ignoreCase: false };
+  return { kind: { $case: match.type, value: match.value }, ignoreCase: match.ignoreCase === true };
 }
-
-const exactly = (value: string): proto.TextMatch => textMessage({ type: "exact", value });
 
 function matchMessage(match: RouteMatch): proto.HttpMatch {
   const named = ({ name, value }: NamedMatcher): { name: string; value: proto.TextMatch } => ({
@@ -114,14 +116,14 @@ function matchMessage(match: RouteMatch): proto.HttpMatch {
     value: textMessage(value),
   });
   return {
-    path: match.path && { kind: pathKind(match.path), ignoreCase: false },
-    method: match.method === undefined ? undefined : exactly(match.method),
-    authority: undefined,
-    scheme: undefined,
-    headers: match.headers.map((header) => ({ ...named(header), not: false })),
+    path: match.path && { kind: pathKind(match.path), ignoreCase: foldsCase(match.path) },
+    method: match.method && textMessage(match.method),
+    authority: match.authority && textMessage(match.authority),
+    scheme: match.scheme && textMessage(match.scheme),
+    headers: match.headers.map((header) => ({ ...named(header), not: header.not === true })),
     query: match.query.map(named),
-    sourceNamespaces: [],
-    port: 0,
+    sourceNamespaces: match.sourceNamespace === undefined ? [] : [match.sourceNamespace],
+    port: match.port ?? 0,
   };
 }
 
@@ -129,8 +131,14 @@ function pathKind({ type, value }: PathMatcher): proto.PathMatch["kind"] {
   return type === "grpc_method" ? { $case: "grpcMethod", value } : { $case: type, value };
 }
 
+function foldsCase(path: PathMatcher): boolean {
+  return (path.type === "exact" || path.type === "prefix") && path.ignoreCase === true;
+}
+
 function pathChange(change: PathChange | undefined): proto.PathChange | undefined {
-  return change && { kind: { $case: change.type, value: change.value } };
+  if (change?.type !== "regex") return change && { kind: { $case: change.type, value: change.value } };
+  const { pattern, substitution } = change;
+  return { kind: { $case: "regex", value: { pattern, substitution } } };
 }
 
 function filterMessage(filter: CompiledFilter): proto.HttpFilter {
@@ -154,7 +162,7 @@ function filterMessage(filter: CompiledFilter): proto.HttpFilter {
             path: pathChange(filter.path),
             status: filter.status,
             // Gateway API: the scheme's well-known port where a scheme and no port is given.
-            dropPort: filter.port === undefined,
+            dropPort: filter.port === undefined && filter.keepPort !== true,
           },
         },
       };
@@ -170,9 +178,27 @@ function filterMessage(filter: CompiledFilter): proto.HttpFilter {
         kind: {
           $case: "mirror",
           value: {
-            backend: targetMessage(filter.target, 1, []),
+            backend: targetMessage(filter.backend, 1, []),
             perMillion: filter.perMillion,
             all: filter.perMillion === 1_000_000,
+          },
+        },
+      };
+    case "direct_response": {
+      const { status, body, binary } = filter;
+      const bytes = Buffer.from(body, binary === true ? "base64" : "utf8");
+      return { kind: { $case: "directResponse", value: { status, body: bytes, contentType: "" } } };
+    }
+    case "fault":
+      return {
+        kind: {
+          $case: "fault",
+          value: {
+            delayMs: filter.delay?.ms ?? 0,
+            delayPerMillion: filter.delay?.perMillion ?? 0,
+            abortStatus: filter.abort?.status ?? 0,
+            abortPerMillion: filter.abort?.perMillion ?? 0,
+            abortGrpcStatus: filter.abort?.grpcStatus,
           },
         },
       };
@@ -181,23 +207,17 @@ function filterMessage(filter: CompiledFilter): proto.HttpFilter {
         kind: {
           $case: "cors",
           value: {
-            allowOrigins: filter.allowOrigins.map(originMessage),
+            allowOrigins: filter.allowOrigins.map(textMessage),
             allowMethods: [...filter.allowMethods],
             allowHeaders: [...filter.allowHeaders],
             exposeHeaders: [...filter.exposeHeaders],
             maxAgeS: filter.maxAgeS,
             allowCredentials: filter.allowCredentials,
+            forwardUnmatched: false,
           },
         },
       };
   }
-}
-
-/** `*`, `https://*.example` (one or more labels), or an origin as it is. */
-function originMessage(origin: string): proto.TextMatch {
-  if (!origin.includes("*")) return exactly(origin);
-  const pattern = origin.split("*").map((part) => part.replace(/[.+?^${}()|[\]\\/]/g, "\\$&"));
-  return textMessage({ type: "regex", value: pattern.join(origin === "*" ? ".*" : "[^/:]+") });
 }
 
 function targetMessage(
@@ -209,7 +229,7 @@ function targetMessage(
     service: target.service ?? "",
     port: target.port,
     weight,
-    subset: "",
+    subset: target.subset ?? "",
     filters: filters.map(filterMessage),
     invalid: target.invalid ?? "",
   };
@@ -217,6 +237,39 @@ function targetMessage(
 
 function backendMessage({ target, weight, filters }: CompiledBackend): proto.HttpBackend {
   return targetMessage(target, weight, filters);
+}
+
+const balances = {
+  least_request: proto.TrafficPolicy_Balance.LEAST_REQUEST,
+  round_robin: proto.TrafficPolicy_Balance.ROUND_ROBIN,
+  random: proto.TrafficPolicy_Balance.RANDOM,
+  consistent_hash: proto.TrafficPolicy_Balance.CONSISTENT_HASH,
+} as const;
+
+function hashKeyMessage(key: HashKey): proto.HashKey {
+  const kind: proto.HashKey["kind"] =
+    key.type === "source_ip" ? { $case: "sourceIp", value: true } : { $case: key.type, value: key.name };
+  const cookie = key.type === "cookie" ? key : undefined;
+  return { kind, cookieTtlS: cookie?.ttlS, cookiePath: cookie?.path ?? "" };
+}
+
+function trafficMessage({ sourceObject, settings, subsets }: CompiledTrafficPolicy): proto.TrafficPolicy {
+  const { ejection } = settings;
+  return {
+    sourceObject,
+    maxConnections: settings.maxConnections ?? 0,
+    maxPendingRequests: settings.maxPendingRequests ?? 0,
+    maxRequests: settings.maxRequests ?? 0,
+    maxRetries: settings.maxRetries ?? 0,
+    maxRequestsPerConnection: settings.maxRequestsPerConnection ?? 0,
+    connectTimeoutMs: settings.connectTimeoutMs ?? 0,
+    idleTimeoutMs: settings.idleTimeoutMs ?? 0,
+    balance: balances[settings.balance ?? "least_request"],
+    hash: settings.hash && hashKeyMessage(settings.hash),
+    ejection: ejection && { ...ejection },
+    subsets: subsets.map(({ name, workloads }) => ({ name, workloadUids: [...workloads] })),
+    requires: [],
+  };
 }
 
 const actions = {
@@ -241,6 +294,7 @@ function policyMessage(policy: CompiledRequestPolicy): proto.HttpAuthorization {
     })),
     rules: policy.rules.map(authorizationRule),
     provider: policy.provider,
+    external: undefined,
     requires: [],
   };
 }

@@ -306,9 +306,21 @@ export interface Fault {
   abortStatus: number;
   abortPerMillion: number;
   /** grpc-status of an aborted gRPC request. */
-  abortGrpcStatus?: number | undefined;
+  abortGrpcStatus?:
+    | number
+    | undefined;
+  /**
+   * The request itself may ask for a fault: x-envoy-fault-delay-request (ms), x-envoy-fault-abort-request
+   * (status), x-envoy-fault-abort-grpc-request, each with -percentage; never of more requests than the shares
+   * above say. The headers go no further.
+   */
+  byHeader: boolean;
 }
 
+/**
+ * Preflights are answered here. "*" in a list is any; where credentials are allowed, the request's own is named
+ * in its place.
+ */
 export interface Cors {
   allowOrigins: TextMatch[];
   allowMethods: string[];
@@ -316,6 +328,11 @@ export interface Cors {
   exposeHeaders: string[];
   maxAgeS: number;
   allowCredentials: boolean;
+  /**
+   * What comes from another origin is the backend's to answer, preflights too (Istio's default). Otherwise such a
+   * preflight is answered here, and no response says that the origin is allowed (Gateway API).
+   */
+  forwardUnmatched: boolean;
 }
 
 export interface HttpBackend {
@@ -367,12 +384,15 @@ export interface HttpRetry {
 
 /**
  * How a service's endpoints are spoken to: DestinationRule, BackendTrafficPolicy.
- * Resource name: that of the service.
+ * Resource name: that of the service. 0: no bound, or the proxy's own default time.
  */
 export interface TrafficPolicy {
   sourceObject: string;
+  /** To all endpoints together, by this proxy. */
   maxConnections: number;
+  /** That wait for a connection. */
   maxPendingRequests: number;
+  /** Requests, and among them retries, under way. */
   maxRequests: number;
   maxRetries: number;
   maxRequestsPerConnection: number;
@@ -405,12 +425,20 @@ export interface HashKey {
   cookiePath: string;
 }
 
+/** Endpoints that fail are avoided for base_ejection_ms, times how often that came to pass of late. */
 export interface Ejection {
+  /** Answers of 5xx, and none at all, in a row. 0: not counted. */
   consecutiveErrors: number;
+  /** A time without an error after which an ejection is forgotten. 10 s where 0. */
   intervalMs: number;
+  /** 30 s where 0. */
   baseEjectionMs: number;
+  /** Of the endpoints, at a time; one always may be. 10 where 0. */
   maxPercent: number;
+  /** Where fewer than so many are not ejected, all are used. 0: never. */
   minHealthPercent: number;
+  /** As consecutive_errors, of 502, 503, 504 and no answer at all. */
+  consecutiveGatewayErrors: number;
 }
 
 /** Endpoints of a version. The control plane evaluates the labels. */
@@ -2895,7 +2923,14 @@ export const DirectResponse: MessageFns<DirectResponse> = {
 };
 
 function createBaseFault(): Fault {
-  return { delayMs: 0, delayPerMillion: 0, abortStatus: 0, abortPerMillion: 0, abortGrpcStatus: undefined };
+  return {
+    delayMs: 0,
+    delayPerMillion: 0,
+    abortStatus: 0,
+    abortPerMillion: 0,
+    abortGrpcStatus: undefined,
+    byHeader: false,
+  };
 }
 
 export const Fault: MessageFns<Fault> = {
@@ -2914,6 +2949,9 @@ export const Fault: MessageFns<Fault> = {
     }
     if (message.abortGrpcStatus !== undefined) {
       writer.uint32(40).uint32(message.abortGrpcStatus);
+    }
+    if (message.byHeader !== false) {
+      writer.uint32(48).bool(message.byHeader);
     }
     return writer;
   },
@@ -2971,6 +3009,14 @@ export const Fault: MessageFns<Fault> = {
             message.abortGrpcStatus = reader.uint32();
             continue;
           }
+          case 6: {
+            if (tag !== 48) {
+              break;
+            }
+
+            message.byHeader = reader.bool();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -2993,6 +3039,7 @@ export const Fault: MessageFns<Fault> = {
     message.abortStatus = object.abortStatus ?? 0;
     message.abortPerMillion = object.abortPerMillion ?? 0;
     message.abortGrpcStatus = object.abortGrpcStatus ?? undefined;
+    message.byHeader = object.byHeader ?? false;
     return message;
   },
 };
@@ -3005,6 +3052,7 @@ function createBaseCors(): Cors {
     exposeHeaders: [],
     maxAgeS: 0,
     allowCredentials: false,
+    forwardUnmatched: false,
   };
 }
 
@@ -3027,6 +3075,9 @@ export const Cors: MessageFns<Cors> = {
     }
     if (message.allowCredentials !== false) {
       writer.uint32(48).bool(message.allowCredentials);
+    }
+    if (message.forwardUnmatched !== false) {
+      writer.uint32(56).bool(message.forwardUnmatched);
     }
     return writer;
   },
@@ -3092,6 +3143,14 @@ export const Cors: MessageFns<Cors> = {
             message.allowCredentials = reader.bool();
             continue;
           }
+          case 7: {
+            if (tag !== 56) {
+              break;
+            }
+
+            message.forwardUnmatched = reader.bool();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -3115,6 +3174,7 @@ export const Cors: MessageFns<Cors> = {
     message.exposeHeaders = object.exposeHeaders?.map((e) => e) || [];
     message.maxAgeS = object.maxAgeS ?? 0;
     message.allowCredentials = object.allowCredentials ?? false;
+    message.forwardUnmatched = object.forwardUnmatched ?? false;
     return message;
   },
 };
@@ -3857,7 +3917,14 @@ export const HashKey: MessageFns<HashKey> = {
 };
 
 function createBaseEjection(): Ejection {
-  return { consecutiveErrors: 0, intervalMs: 0, baseEjectionMs: 0, maxPercent: 0, minHealthPercent: 0 };
+  return {
+    consecutiveErrors: 0,
+    intervalMs: 0,
+    baseEjectionMs: 0,
+    maxPercent: 0,
+    minHealthPercent: 0,
+    consecutiveGatewayErrors: 0,
+  };
 }
 
 export const Ejection: MessageFns<Ejection> = {
@@ -3876,6 +3943,9 @@ export const Ejection: MessageFns<Ejection> = {
     }
     if (message.minHealthPercent !== 0) {
       writer.uint32(40).uint32(message.minHealthPercent);
+    }
+    if (message.consecutiveGatewayErrors !== 0) {
+      writer.uint32(48).uint32(message.consecutiveGatewayErrors);
     }
     return writer;
   },
@@ -3933,6 +4003,14 @@ export const Ejection: MessageFns<Ejection> = {
             message.minHealthPercent = reader.uint32();
             continue;
           }
+          case 6: {
+            if (tag !== 48) {
+              break;
+            }
+
+            message.consecutiveGatewayErrors = reader.uint32();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -3955,6 +4033,7 @@ export const Ejection: MessageFns<Ejection> = {
     message.baseEjectionMs = object.baseEjectionMs ?? 0;
     message.maxPercent = object.maxPercent ?? 0;
     message.minHealthPercent = object.minHealthPercent ?? 0;
+    message.consecutiveGatewayErrors = object.consecutiveGatewayErrors ?? 0;
     return message;
   },
 };
