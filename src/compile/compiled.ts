@@ -33,6 +33,8 @@ export interface CompiledWorkload {
   readonly waypoint: WaypointAddress | undefined;
   /** `NAMESPACE/NAME` of the waypoint that is to serve it. */
   readonly servedBy: string | undefined;
+  /** `NAMESPACE/NAME` of the waypoint that it runs. */
+  readonly waypointInstance?: string;
   readonly node: NodeName | undefined;
   readonly canonicalName: string;
   readonly canonicalRevision: string;

@@ -10,7 +10,7 @@ import type { CompiledWorkload } from "./compiled.js";
 import type { CompileConfig } from "./config.js";
 import { localityOfNode, splitLocality } from "./locality.js";
 import { serviceHostname } from "./service.js";
-import { compileBinding, unbound, waypointOfWorkload } from "./waypoint/binding.js";
+import { compileBinding, instanceOf, unbound, waypointOfWorkload } from "./waypoint/binding.js";
 import { workloadPolicies } from "./workload-policies.js";
 import { isGone, servicesOfPod, servicesOfWorkloadEntry, slicePorts } from "./workload-services.js";
 
@@ -50,6 +50,7 @@ export function compilePod(mesh: Mesh, config: CompileConfig, pod: PodObject): C
     ...(enrolled
       ? compileBinding(config, waypointOfWorkload(mesh, namespace, labels, pod.serviceAccount))
       : unbound),
+    ...instanceOf(namespace, labels),
     node: pod.nodeName === undefined ? undefined : nodeName(pod.nodeName),
     ...workloadOf(pod),
     canonicalName: canonicalName(labels, workloadOf(pod).workloadName),

@@ -1,9 +1,12 @@
 import type { CompiledChange } from "../compile/compiled.js";
 import { CompiledResource } from "./compiled-resource.js";
 import { ResourceCache } from "./resource-cache.js";
+import { NamedToWaypoints } from "./waypoint/named.js";
 
 /** The control plane's source of resources: what the compiler last said. */
 export class CompiledSnapshot extends ResourceCache {
+  readonly #named = new NamedToWaypoints();
+
   constructor() {
     super("authoritative");
   }
@@ -16,6 +19,7 @@ export class CompiledSnapshot extends ResourceCache {
       ),
       removeAddresses: change.removedAddresses,
       removeAuthorizations: change.removedAuthorizations,
+      waypoints: this.#named.apply(change),
     });
   }
 }

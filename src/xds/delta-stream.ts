@@ -1,4 +1,5 @@
 import { Interest } from "./interest.js";
+import { waypointScope } from "./policy-scope.js";
 import {
   addressType,
   authorizationType,
@@ -55,6 +56,16 @@ export class DeltaStream {
       if (type === authorizationType && subscription?.blocked) return undefined;
     }
     return undefined;
+  }
+
+  /** Whether something is still to be told that waits for the client's answer. */
+  get blocked(): boolean {
+    return [...this.subscriptions.values()].some((subscription) => subscription.blocked);
+  }
+
+  /** Lets go of what a waypoint is no longer to be told: see `Subscription.release`. */
+  release(): void {
+    for (const subscription of this.subscriptions.values()) subscription.release();
   }
 
   becameReady(): void {
@@ -123,10 +134,18 @@ export class DiscoveryHub {
       const interest = this.#interests.get(type);
       if (interest) for (const name of change.names) this.#touchName(interest, name, atMs, touched);
     }
-    for (const { node, authorizations } of change.scoped) {
-      for (const one of this.#interests.get(authorizationType)?.byNode.get(node) ?? []) {
+    for (const { scope, authorizations } of change.scoped) {
+      for (const one of this.#interests.get(authorizationType)?.byScope.get(scope) ?? []) {
         for (const name of authorizations) one.touch(name, atMs);
         touched.add(one);
+      }
+    }
+    for (const { waypoint, added, removed } of change.waypoints) {
+      for (const type of [addressType, workloadType] as const) {
+        for (const one of this.#interests.get(type)?.byScope.get(waypointScope(waypoint)) ?? []) {
+          one.scopeChanged(added, removed, atMs);
+          touched.add(one);
+        }
       }
     }
     if (change.becameReady) for (const stream of this.#streams.keys()) stream.becameReady();
@@ -154,7 +173,7 @@ export class DiscoveryHub {
       const wanting = new Set(interest.wildcards);
       for (const key of keys) for (const one of interest.resolved.get(key) ?? []) wanting.add(one);
       if (type !== authorizationType)
-        for (const node of nodes) for (const one of interest.byNode.get(node) ?? []) wanting.add(one);
+        for (const node of nodes) for (const one of interest.byScope.get(node) ?? []) wanting.add(one);
       for (const one of wanting) {
         one.touch(resource.name, atMs);
         touched.add(one);

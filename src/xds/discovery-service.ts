@@ -200,7 +200,8 @@ class Connection {
   #open(message: DeltaDiscoveryRequest): DeltaStream {
     if (!message.node)
       throw new MeltemiError("bad_input", "the first request of a stream must name its node");
-    const client = discoveryClient(message.node);
+    const { waypoint } = this.#identity;
+    const client = { ...discoveryClient(message.node), ...(waypoint !== undefined && { waypoint }) };
     if (client.node !== this.#identity.node) {
       throw new MeltemiError(
         "forbidden",
@@ -228,10 +229,28 @@ class Connection {
     refuse(this.#call, error);
   }
 
+  /**
+   * Request policies first, then what they may guard, then the routes that lead there. What a waypoint is no
+   * longer told of goes when no route can lead there any more.
+   */
+  #next(): DeltaResponse | undefined {
+    const stream = this.#stream;
+    if (!this.#configs) {
+      stream?.release();
+      return stream?.next();
+    }
+    const response = this.#configs.nextPolicies() ?? stream?.next();
+    if (response || stream?.blocked) return response;
+    const config = this.#configs.next();
+    if (config || !this.#configs.settled) return config;
+    stream?.release();
+    return stream?.next();
+  }
+
   /** One message is with the transport at a time: what the peer does not read stays a set of names. */
   #pump(): void {
     if (this.#writing || this.#closed) return;
-    const response = this.#stream?.next() ?? this.#configs?.next();
+    const response = this.#next();
     if (!response) return;
     const { metrics, clock } = this.#options;
     const payload = encodeResponse(response);

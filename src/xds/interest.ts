@@ -11,7 +11,8 @@ export class Interest<Subscriber> {
   readonly named = new MultiIndex<string, Subscriber>();
   /** By the resource that an asked name stands for. */
   readonly resolved = new MultiIndex<string, Subscriber>();
-  readonly byNode = new MultiIndex<string, Subscriber>();
+  /** By what `scopeOf` says of the client. */
+  readonly byScope = new MultiIndex<string, Subscriber>();
   readonly wildcards = new Set<Subscriber>();
 
   /** Asked names that lie in one of the ranges. */

@@ -1,17 +1,19 @@
 import { AliasIndex } from "./alias-index.js";
 import { MultiIndex } from "./multi-index.js";
-import { NodeScopes } from "./node-scope.js";
+import { PolicyScopes, scopeOf, type ScopeListener } from "./policy-scope.js";
 import {
   authorizationType,
   type DiscoveryClient,
   type Lookup,
   type ResourceChange,
   type ResourceSource,
+  type ScopeChange,
   type SourceChange,
   type TypeUrl,
   workloadType,
   type XdsResource,
 } from "./resource.js";
+import { WaypointScopes } from "./waypoint/waypoint-scope.js";
 
 export interface CacheUpdate {
   readonly upsert: readonly XdsResource[];
@@ -20,6 +22,7 @@ export interface CacheUpdate {
   readonly removeAuthorizations: readonly string[];
   /** Relay: names that the upstream has answered negatively. Ignored where absence is authoritative. */
   readonly absent?: readonly string[];
+  readonly waypoints?: readonly ScopeChange[];
 }
 
 /**
@@ -39,7 +42,14 @@ export class ResourceCache implements ResourceSource {
   readonly #byService = new MultiIndex<string, string>();
   readonly #byNode = new MultiIndex<string, string>();
   readonly #namespacePolicies = new MultiIndex<string, string>();
-  readonly #scopes = new NodeScopes();
+  readonly #scopes = new PolicyScopes();
+  readonly #waypoints = new WaypointScopes(
+    {
+      address: (name) => this.#addresses.get(name),
+      dependents: (serviceKey) => this.dependents(serviceKey),
+    },
+    this.#scopes,
+  );
   readonly #listeners = new Set<(change: SourceChange) => void>();
   #ready = false;
 
@@ -89,7 +99,12 @@ export class ResourceCache implements ResourceSource {
   }
 
   inScope(client: DiscoveryClient, authorization: XdsResource): boolean {
-    return !client.onDemand || client.node === "" || this.#scopes.includes(client.node, authorization);
+    if (client.waypoint === undefined && (!client.onDemand || client.node === "")) return true;
+    return this.#scopes.includes(scopeOf(client), authorization);
+  }
+
+  namedTo(waypoint: string): Iterable<string> {
+    return this.#waypoints.names(waypoint);
   }
 
   onChange(listener: (change: SourceChange) => void): () => void {
@@ -108,19 +123,23 @@ export class ResourceCache implements ResourceSource {
     const resources: ResourceChange[] = [];
     const names: string[] = [];
     const scoped = new MultiIndex<string, string>();
+    const changed: ScopeListener = (scope, what) => {
+      if ("policy" in what) scoped.add(scope, what.policy);
+      else for (const policy of this.#namespacePolicies.get(what.namespace) ?? []) scoped.add(scope, policy);
+    };
     for (const name of update.removeAddresses) {
       const before = this.#addresses.get(name);
-      if (before) resources.push(this.#replace(before, undefined, scoped));
+      if (before) resources.push(this.#replace(before, undefined, changed));
     }
     for (const name of update.removeAuthorizations) {
       const before = this.#authorizations.get(name);
-      if (before) resources.push(this.#replace(before, undefined, scoped));
+      if (before) resources.push(this.#replace(before, undefined, changed));
     }
     for (const after of update.upsert) {
       const before = (after.kind === "authorization" ? this.#authorizations : this.#addresses).get(
         after.name,
       );
-      if (before !== after) resources.push(this.#replace(before, after, scoped));
+      if (before !== after) resources.push(this.#replace(before, after, changed));
       this.#absent.delete(after.name);
       for (const alias of after.aliases) this.#absent.delete(alias);
     }
@@ -128,26 +147,29 @@ export class ResourceCache implements ResourceSource {
       this.#absent.add(name);
       names.push(name);
     }
+    const { waypoints = [] } = update;
+    for (const one of waypoints) this.#waypoints.change(one, changed);
     const becameReady = ready && !this.#ready;
     this.#ready ||= ready;
     const change: SourceChange = {
       resources,
       names,
-      scoped: [...scoped.keys()].map((node) => ({ node, authorizations: [...(scoped.get(node) ?? [])] })),
+      scoped: [...scoped.keys()].map((scope) => ({ scope, authorizations: [...(scoped.get(scope) ?? [])] })),
+      waypoints,
       becameReady,
     };
-    if (resources.length === 0 && names.length === 0 && !becameReady) return;
+    if (resources.length === 0 && names.length === 0 && waypoints.length === 0 && !becameReady) return;
     for (const listener of this.#listeners) listener(change);
   }
 
   #replace(
     before: XdsResource | undefined,
     after: XdsResource | undefined,
-    scoped: MultiIndex<string, string>,
+    changed: ScopeListener,
   ): ResourceChange {
     const kind = (after ?? before)?.kind;
     if (kind === "authorization") this.#replaceAuthorization(before, after);
-    else this.#replaceAddress(before, after, scoped);
+    else this.#replaceAddress(before, after, changed);
     return { before, after };
   }
 
@@ -164,7 +186,7 @@ export class ResourceCache implements ResourceSource {
   #replaceAddress(
     before: XdsResource | undefined,
     after: XdsResource | undefined,
-    scoped: MultiIndex<string, string>,
+    changed: ScopeListener,
   ): void {
     if (before) {
       if (!after) this.#addresses.delete(before.name);
@@ -178,9 +200,7 @@ export class ResourceCache implements ResourceSource {
       for (const service of after.services) this.#byService.add(service, after.name);
       if (after.node !== "") this.#byNode.add(after.node, after.name);
     }
-    this.#scopes.replace(before, after, (node, what) => {
-      if ("policy" in what) scoped.add(node, what.policy);
-      else for (const policy of this.#namespacePolicies.get(what.namespace) ?? []) scoped.add(node, policy);
-    });
+    this.#scopes.replace(before, after, changed);
+    this.#waypoints.replace(before, after, changed);
   }
 }

@@ -66,6 +66,15 @@ export interface DiscoveryClient {
   readonly dialect: Dialect;
   /** Metadata `MELTEMI_ON_DEMAND`: authorizations are narrowed to what concerns the node's pods. */
   readonly onDemand: boolean;
+  /** `NAMESPACE/NAME` of the waypoint that asks, as its credentials say: `*` then means what concerns it. */
+  readonly waypoint?: string;
+}
+
+/** Services and workloads by name that a waypoint is now told of, and is no longer. */
+export interface ScopeChange {
+  readonly waypoint: string;
+  readonly added: readonly string[];
+  readonly removed: readonly string[];
 }
 
 export interface ResourceChange {
@@ -78,8 +87,9 @@ export interface SourceChange {
   readonly resources: readonly ResourceChange[];
   /** Names whose `lookup` may now answer differently, beyond the names and aliases of `resources`. */
   readonly names: readonly string[];
-  /** Authorizations that came into or went out of a node's scope though they did not change themselves. */
-  readonly scoped: readonly { readonly node: string; readonly authorizations: readonly string[] }[];
+  /** Authorizations that came into or went out of a scope (policy-scope.ts) though they did not change themselves. */
+  readonly scoped: readonly { readonly scope: string; readonly authorizations: readonly string[] }[];
+  readonly waypoints: readonly ScopeChange[];
   /** The first complete state: streams that waited for it may now be answered. */
   readonly becameReady: boolean;
 }
@@ -95,6 +105,8 @@ export interface ResourceSource {
   dependents(serviceKey: string): Iterable<string>;
   /** Names of the workloads on a node. */
   onNode(node: string): Iterable<string>;
+  /** Names of the services and workloads that a waypoint is told of. */
+  namedTo(waypoint: string): Iterable<string>;
   /** Names of all resources of a type. */
   names(type: TypeUrl): Iterable<string>;
   /** Whether a wildcard subscription of this client includes the authorization. */

@@ -10,6 +10,7 @@
  */
 import { MeltemiError } from "../domain/error.js";
 import type { Interest } from "./interest.js";
+import { scopeOf } from "./policy-scope.js";
 import type { ConfigType } from "./waypoint/config-type.js";
 import {
   authorizationType,
@@ -66,6 +67,10 @@ export class Subscription {
   readonly #forced = new Set<string>();
   readonly #negative = new Set<string>();
   #wildcard = false;
+  /** A waypoint's `*`: the names that the source says concern it. Those of `#names` that it did not ask for itself. */
+  #scope: Set<string> | undefined;
+  /** Those of `#scope` that no longer concern it, until `release`. */
+  readonly #leaving = new Set<string>();
   #started = false;
   #filled = false;
   #owesResponse = false;
@@ -115,11 +120,11 @@ export class Subscription {
     if (first) this.#start(request);
     for (const name of request.subscribe) {
       if (name === "*") this.#subscribeAll();
-      else this.#subscribe(name, !(first && request.initialVersions.get(name)));
+      else this.#ask(name, !(first && request.initialVersions.get(name)));
     }
     for (const name of request.unsubscribe) {
       if (name === "*") this.#unsubscribeAll();
-      else this.#unsubscribe(name);
+      else this.#unask(name);
     }
     if (first && this.#source.ready) this.#fill();
     return acknowledgement;
@@ -130,7 +135,7 @@ export class Subscription {
     if (this.#wildcard) this.#leaveWildcards();
     for (const name of this.#names.keys()) this.#unindexName(name);
     for (const name of this.#resolved.keys()) this.#interest.resolved.delete(name, this);
-    this.#interest.byNode.delete(this.#client.node, this);
+    this.#interest.byScope.delete(scopeOf(this.#client), this);
   }
 
   /** The source has its first complete state. */
@@ -148,6 +153,20 @@ export class Subscription {
   touchName(name: string, atMs: number): void {
     this.#resolve(name, false);
     if (this.#hasNews) this.#changedAtMs ??= atMs;
+  }
+
+  /** What concerns the waypoint that asks has changed. What leaves stays until `release`. */
+  scopeChanged(added: readonly string[], removed: readonly string[], atMs: number): void {
+    if (!this.#scope) return;
+    for (const name of removed) if (this.#scope.has(name)) this.#leaving.add(name);
+    for (const name of added) this.#scoped(name);
+    if (this.#hasNews) this.#changedAtMs ??= atMs;
+  }
+
+  /** Lets go of what left the scope: to be called once nothing that the client was told leads there any more. */
+  release(): void {
+    for (const name of this.#leaving) if (this.#scope?.delete(name)) this.#drop(name, true);
+    this.#leaving.clear();
   }
 
   /** The next response, if there is something to tell and the client has answered the last one. */
@@ -211,12 +230,20 @@ export class Subscription {
 
   #wants(resource: XdsResource): boolean {
     if (this.#resolved.has(resource.name)) return true;
-    if (this.type === authorizationType)
-      return this.#wildcard && this.#source.inScope(this.#client, resource);
+    if (this.type === authorizationType) return this.#wildcard && this.#inScope(resource);
     if (this.#wildcard) return true;
     if (resource.kind !== "workload") return false;
     if (resource.node !== "" && resource.node === this.#client.node) return true;
     return resource.services.some((service) => this.#resolved.has(service));
+  }
+
+  /**
+   * A waypoint goes on being told of a policy that it has, while that exists: an endpoint that is about to leave
+   * its scope must not be judged by fewer.
+   */
+  #inScope(authorization: XdsResource): boolean {
+    if (this.#source.inScope(this.#client, authorization)) return true;
+    return this.#client.waypoint !== undefined && (this.#held?.has(authorization.name) ?? false);
   }
 
   #acknowledge(request: DeltaRequest): Acknowledgement {
@@ -233,12 +260,13 @@ export class Subscription {
     this.#owesResponse = true;
     const held = request.initialVersions;
     for (const [name, version] of held) if (version !== "") this.#held?.set(name, version);
-    if (this.#client.node !== "") this.#interest.byNode.add(this.#client.node, this);
+    const scope = scopeOf(this.#client);
+    if (scope !== "") this.#interest.byScope.add(scope, this);
     const unsubscribesAll = request.unsubscribe.includes("*");
     if (request.subscribe.length === 0 && !unsubscribesAll) this.#subscribeAll();
     // Ambient's way to ask for nothing in particular: what it lists as held is what it asks for.
     if (request.subscribe.includes("*") && unsubscribesAll)
-      for (const name of held.keys()) this.#subscribe(name, false);
+      for (const name of held.keys()) this.#ask(name, false);
   }
 
   /** Everything that the first request asked for, once the source can tell. */
@@ -255,14 +283,32 @@ export class Subscription {
   }
 
   #subscribeAll(): void {
-    if (this.#wildcard) return;
+    if (this.#wildcard || this.#scope) return;
+    const { waypoint } = this.#client;
+    if (waypoint !== undefined && this.type !== authorizationType) {
+      this.#scope = new Set();
+      for (const name of this.#source.namedTo(waypoint)) this.#scoped(name);
+      return;
+    }
     this.#wildcard = true;
     this.#interest.wildcards.add(this);
     if (this.#interest.wildcards.size === 1) this.#source.demand(this.type, "*", true);
     if (this.#filled) this.#addAll(this.#source.names(this.type));
   }
 
+  #scoped(name: string): void {
+    this.#leaving.delete(name);
+    if (this.#names.has(name)) return;
+    this.#scope?.add(name);
+    this.#subscribe(name, false);
+  }
+
   #unsubscribeAll(): void {
+    if (this.#scope) {
+      for (const name of this.#scope) this.#leaving.add(name);
+      this.release();
+      this.#scope = undefined;
+    }
     if (!this.#wildcard) return;
     this.#wildcard = false;
     this.#leaveWildcards();
@@ -277,6 +323,21 @@ export class Subscription {
   #leaveWildcards(): void {
     this.#interest.wildcards.delete(this);
     if (this.#interest.wildcards.size === 0) this.#source.demand(this.type, "*", false);
+  }
+
+  /** The client asks for a name itself. */
+  #ask(name: string, mustAnswer: boolean): void {
+    this.#scope?.delete(name);
+    this.#subscribe(name, mustAnswer);
+  }
+
+  #unask(name: string): void {
+    const { waypoint } = this.#client;
+    if (this.#scope && waypoint !== undefined && this.#names.has(name)) {
+      const concerns = [...this.#source.namedTo(waypoint)].includes(name);
+      if (concerns) return void this.#scope.add(name);
+    }
+    this.#drop(name, false);
   }
 
   #subscribe(name: string, mustAnswer: boolean): void {
@@ -294,7 +355,8 @@ export class Subscription {
     if (this.#source.ready) this.#resolve(name, mustAnswer);
   }
 
-  #unsubscribe(name: string): void {
+  /** `tell`: the client did not unsubscribe it, and has to be told that it is gone. */
+  #drop(name: string, tell: boolean): void {
     if (!this.#names.has(name)) return;
     const resolution = this.#names.get(name);
     this.#names.delete(name);
@@ -302,6 +364,7 @@ export class Subscription {
     this.#unindexName(name);
     if (typeof resolution !== "string") return;
     this.#release(resolution);
+    if (tell) return;
     // The client forgets what it unsubscribes by itself; only what came along has to be taken back.
     const resource = this.#source.get(this.type, resolution);
     if (resolution === name && !(resource && this.#wants(resource))) {

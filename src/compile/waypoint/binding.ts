@@ -14,6 +14,7 @@ const useWaypoint = "istio.io/use-waypoint";
 const useWaypointNamespace = "istio.io/use-waypoint-namespace";
 const waypointFor = "istio.io/waypoint-for";
 const forServiceAccount = "istio.io/for-service-account";
+const gatewayName = "gateway.networking.k8s.io/gateway-name";
 
 export const waypointPort = 15008;
 
@@ -68,7 +69,7 @@ export function waypointOfWorkload(
   serviceAccount: string,
 ): Binding | undefined {
   // A waypoint does not pass itself.
-  if (labels.has("gateway.networking.k8s.io/gateway-name")) return undefined;
+  if (labels.has(gatewayName)) return undefined;
   const own = wish(labels, namespace);
   if (own) return taking(found(mesh, own), true);
   for (const gateway of mesh.gateways.inNamespace(namespace)) {
@@ -89,6 +90,15 @@ function taking(binding: Binding | undefined, unknown: boolean): Binding | undef
 export interface CompiledBinding {
   readonly waypoint: WaypointAddress | undefined;
   readonly servedBy: string | undefined;
+}
+
+/** Of a workload: the waypoint that it runs, as the controller of its Gateway labels it. */
+export function instanceOf(
+  namespace: string,
+  labels: ReadonlyMap<string, string>,
+): { readonly waypointInstance?: string } {
+  const name = labels.get(gatewayName);
+  return name === undefined ? {} : { waypointInstance: `${namespace}/${name}` };
 }
 
 export const unbound: CompiledBinding = { waypoint: undefined, servedBy: undefined };

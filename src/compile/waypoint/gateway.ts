@@ -32,6 +32,7 @@ function compileWaypointWorkload(
     trustDomain: config.trustDomain,
     serviceAccount: name,
     ...unbound,
+    waypointInstance: `${namespace}/${name}`,
     node: undefined,
     canonicalName: name,
     canonicalRevision: "latest",

@@ -167,9 +167,10 @@ async function run(options: ControlPlaneOptions, stop: AbortController): Promise
   const onBatch = (batch: SourceBatch): void => {
     ensureTokens(tokens, waypointTokens, batch, log);
     const change = compiler.apply(batch.events);
-    // Policies and routes before the addresses that lead to them.
-    configs.applyChange(change);
+    // Waypoints are told policies before the addresses, and routes after them (DiscoveryService).
+    const announce = configs.applyChange(change);
     snapshot.applyChange(change);
+    announce();
     const known = new Set(problems.map(formatProblem));
     problems = batch.problems;
     for (const problem of problems.map(formatProblem))

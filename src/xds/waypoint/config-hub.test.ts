@@ -18,6 +18,7 @@ function route(name: string, waypoints: readonly string[], weight = 1): Compiled
     namespace: "shop",
     routeName: name,
     sourceObject: `HTTPRoute/shop/${name}`,
+    order: "MOST_SPECIFIC",
     createdMs: 0,
     parents: [],
     hostnames: [],
@@ -89,30 +90,30 @@ describe("configuration for waypoints", () => {
     hub.applyChange({
       configs: [route("a", ["shop/w1"]), route("b", ["shop/w1", "shop/w2"])],
       removedConfigs: [],
-    });
+    })();
     const one = opened(hub, "shop/w1");
     const two = opened(hub, "shop/w2");
     one.stream.request(routes, asking());
     two.stream.request(routes, asking());
     expect(drain(one.stream)).toEqual({ names: ["HTTPRoute/shop/a", "HTTPRoute/shop/b"], removed: [] });
     expect(drain(two.stream)).toEqual({ names: ["HTTPRoute/shop/b"], removed: [] });
-    hub.applyChange({ configs: [route("a", ["shop/w2"])], removedConfigs: [] });
+    hub.applyChange({ configs: [route("a", ["shop/w2"])], removedConfigs: [] })();
     expect([one.woken(), two.woken()]).toEqual([1, 1]);
     expect(drain(one.stream)).toEqual({ names: [], removed: ["HTTPRoute/shop/a"] });
     expect(drain(two.stream)).toEqual({ names: ["HTTPRoute/shop/a"], removed: [] });
-    hub.applyChange({ configs: [], removedConfigs: [{ kind: "http_route", name: "HTTPRoute/shop/a" }] });
+    hub.applyChange({ configs: [], removedConfigs: [{ kind: "http_route", name: "HTTPRoute/shop/a" }] })();
     expect([one.woken(), two.woken()]).toEqual([1, 2]);
     expect(drain(two.stream)).toEqual({ names: [], removed: ["HTTPRoute/shop/a"] });
   });
 
   it("comes once, as it is when the client is ready for it, and not again after a reconnect", () => {
     const hub = new ConfigHub(() => 0);
-    hub.applyChange({ configs: [route("a", ["shop/w1"])], removedConfigs: [] });
+    hub.applyChange({ configs: [route("a", ["shop/w1"])], removedConfigs: [] })();
     const { stream } = opened(hub, "shop/w1");
     stream.request(routes, asking());
     const first = stream.next();
-    hub.applyChange({ configs: [route("a", ["shop/w1"], 2)], removedConfigs: [] });
-    hub.applyChange({ configs: [route("a", ["shop/w1"], 3)], removedConfigs: [] });
+    hub.applyChange({ configs: [route("a", ["shop/w1"], 2)], removedConfigs: [] })();
+    hub.applyChange({ configs: [route("a", ["shop/w1"], 3)], removedConfigs: [] })();
     expect(stream.next(), "the client has not answered").toBeUndefined();
     stream.request(routes, asking({ subscribe: [], nonce: first?.nonce ?? "" }));
     const second = stream.next();
@@ -132,16 +133,27 @@ describe("configuration for waypoints", () => {
     expect(drain(again.stream)).toEqual({ names: [], removed: ["HTTPRoute/shop/gone"] });
   });
 
+  it("is not told before there is anything to tell: what the client holds must not go", () => {
+    const hub = new ConfigHub(() => 0);
+    const { stream, woken } = opened(hub, "shop/w1");
+    stream.request(routes, asking({ initialVersions: new Map([["HTTPRoute/shop/a", "1"]]) }));
+    expect(stream.next()).toBeUndefined();
+    hub.applyChange({ configs: [route("a", ["shop/w1"])], removedConfigs: [] })();
+    expect(woken()).toBe(1);
+    expect(drain(stream)).toEqual({ names: ["HTTPRoute/shop/a"], removed: [] });
+  });
+
   it("answers a type of which there is nothing, and holds what is served until newer policies are taken", () => {
     const hub = new ConfigHub(() => 0);
+    hub.applyChange({ configs: [], removedConfigs: [] })();
     const { stream } = opened(hub, "shop/w1");
     stream.request(policies, asking());
     stream.request(routes, asking());
     expect(drain(stream)).toEqual({ names: [], removed: [] });
-    hub.applyChange({ configs: [policy("p", ["shop/w1"])], removedConfigs: [] });
+    hub.applyChange({ configs: [policy("p", ["shop/w1"])], removedConfigs: [] })();
     const sent = stream.next();
     expect(namesIn(sent)).toEqual(["shop/p"]);
-    hub.applyChange({ configs: [policy("q", ["shop/w1"]), route("a", ["shop/w1"])], removedConfigs: [] });
+    hub.applyChange({ configs: [policy("q", ["shop/w1"]), route("a", ["shop/w1"])], removedConfigs: [] })();
     expect(stream.next(), "policy q waits for p's answer, and the route for q").toBeUndefined();
     stream.request(policies, asking({ subscribe: [], nonce: sent?.nonce ?? "" }));
     expect(drain(stream).names).toEqual(["shop/q", "HTTPRoute/shop/a"]);

@@ -46,6 +46,7 @@ class ConfigSubscription {
     readonly type: ConfigType,
     private readonly waypoint: string,
     private readonly shelf: Shelf,
+    private readonly isReady: () => boolean,
   ) {}
 
   request(request: DeltaRequest): Acknowledgement {
@@ -72,6 +73,11 @@ class ConfigSubscription {
     return request.error === undefined ? { type: "none" } : { type: "nack", error: request.error };
   }
 
+  /** Whether the client has taken all that there is. */
+  get settled(): boolean {
+    return this.#unacknowledged === undefined && this.#pending.size === 0;
+  }
+
   /** Whether the client has yet to answer what it was told last. */
   get blocked(): boolean {
     return this.#unacknowledged !== undefined && this.#pending.size > 0;
@@ -84,7 +90,7 @@ class ConfigSubscription {
   }
 
   next(): DeltaResponse | undefined {
-    if (!this.#started || this.#unacknowledged !== undefined) return undefined;
+    if (!this.#started || this.#unacknowledged !== undefined || !this.isReady()) return undefined;
     const resources: Buffer[] = [];
     const removed: string[] = [];
     let bytes = 0;
@@ -120,11 +126,11 @@ class ConfigSubscription {
 export class ConfigStream {
   readonly #subscriptions: ReadonlyMap<ConfigType, ConfigSubscription>;
 
-  constructor(waypoint: string, shelves: ReadonlyMap<ConfigType, Shelf>) {
+  constructor(waypoint: string, shelves: ReadonlyMap<ConfigType, Shelf>, isReady: () => boolean) {
     this.#subscriptions = new Map(
       configTypes.map((type) => [
         type,
-        new ConfigSubscription(type, waypoint, shelves.get(type) ?? new Map()),
+        new ConfigSubscription(type, waypoint, shelves.get(type) ?? new Map(), isReady),
       ]),
     );
   }
@@ -135,6 +141,16 @@ export class ConfigStream {
 
   touch(type: ConfigType, name: string, atMs: number): void {
     this.#subscriptions.get(type)?.touch(name, atMs);
+  }
+
+  /** Policies alone: they go before the addresses that they may guard. */
+  nextPolicies(): DeltaResponse | undefined {
+    return this.#subscriptions.get(configTypeOf.request_policy)?.next();
+  }
+
+  /** Whether the client has taken all that there is. */
+  get settled(): boolean {
+    return [...this.#subscriptions.values()].every((subscription) => subscription.settled);
   }
 
   /** What is served waits for newer policies: nothing is let through that they are about to refuse. */
@@ -154,12 +170,14 @@ export class ConfigHub {
     configTypes.map((type) => [type, new Map<string, ConfigResource>()]),
   );
   readonly #streams = new Map<ConfigStream, { readonly waypoint: string; readonly wake: () => void }>();
+  /** Until there is something to tell, nothing is: a client that held something would drop it. */
+  #ready = false;
 
   /** `nowMs`: a monotonic clock in milliseconds. */
   constructor(private readonly nowMs: () => number) {}
 
   open(waypoint: string, wake: () => void): ConfigStream {
-    const stream = new ConfigStream(waypoint, this.#shelves);
+    const stream = new ConfigStream(waypoint, this.#shelves, () => this.#ready);
     this.#streams.set(stream, { waypoint, wake });
     return stream;
   }
@@ -168,8 +186,11 @@ export class ConfigHub {
     this.#streams.delete(stream);
   }
 
-  /** Applies one compiled batch; wakes the streams whose waypoint it concerns, each once. */
-  applyChange(change: Pick<CompiledChange, "configs" | "removedConfigs">): void {
+  /**
+   * Applies one compiled batch; the first one is the complete first state. The answer wakes the streams whose
+   * waypoint it concerns, each once: to be called when the addresses of the same batch are there to be told, too.
+   */
+  applyChange(change: Pick<CompiledChange, "configs" | "removedConfigs">): () => void {
     const concerned = new Map<string, { type: ConfigType; name: string }[]>();
     const note = (resource: ConfigResource | undefined, type: ConfigType, name: string): void => {
       for (const waypoint of resource?.compiled.waypoints ?? []) {
@@ -192,13 +213,17 @@ export class ConfigHub {
       note(shelf?.get(name), type, name);
       shelf?.delete(name);
     }
-    if (concerned.size === 0) return;
+    const becameReady = !this.#ready;
+    this.#ready = true;
+    const awake: (() => void)[] = [];
     const atMs = this.nowMs();
     for (const [stream, { waypoint, wake }] of this.#streams) {
-      const touched = concerned.get(waypoint);
-      if (!touched) continue;
+      const touched = concerned.get(waypoint) ?? [];
       for (const { type, name } of touched) stream.touch(type, name, atMs);
-      wake();
+      if (touched.length > 0 || becameReady) awake.push(wake);
     }
+    return () => {
+      for (const wake of awake) wake();
+    };
   }
 }

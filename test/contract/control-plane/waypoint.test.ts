@@ -18,6 +18,7 @@ import {
 } from "../../../src/gen/envoy/service/discovery/v3/ads.js";
 import { IstioCertificateServiceClient } from "../../../src/gen/istio/v1/auth/ca.js";
 import { HttpRoute } from "../../../src/gen/meltemi/v1/waypoint.js";
+import { addressType, type TypeUrl } from "../../../src/xds/resource.js";
 import { configTypeOf, type ConfigType } from "../../../src/xds/waypoint/config-type.js";
 import { ControlPlaneProcess } from "../../helpers/control-plane-process.js";
 import { makeRequest } from "../../helpers/csr.js";
@@ -47,12 +48,12 @@ spec:
   parentRefs: [{ group: "", kind: Service, name: catalog }]
   rules: [{ backendRefs: [{ name: catalog, port: 80, weight: ${weight} }, { name: stock, port: 80 }] }]
 `;
-const pod = `
+const pod = (app: string, ip: string): string => `
 apiVersion: v1
 kind: Pod
-metadata: { name: catalog-1, namespace: shop, labels: { app: catalog, istio.io/dataplane-mode: ambient }, annotations: { meltemi.io/netns: c } }
-spec: { nodeName: n1, serviceAccountName: catalog, containers: [{ name: c, image: x }] }
-status: { podIP: 10.9.0.2, phase: Running }
+metadata: { name: ${app}-1, namespace: shop, labels: { app: ${app}, istio.io/dataplane-mode: ambient }, annotations: { meltemi.io/netns: ${app} } }
+spec: { nodeName: n1, serviceAccountName: ${app}, containers: [{ name: c, image: x }] }
+status: { podIP: ${ip}, phase: Running }
 `;
 
 let target = "";
@@ -64,7 +65,8 @@ beforeAll(async () => {
     gateway("back", "10.9.1.2"),
     service("catalog", "10.96.0.1", "front"),
     service("stock", "10.96.0.2", "back"),
-    pod,
+    service("lone", "10.96.0.3", "none"),
+    pod("catalog", "10.9.0.2"),
   ];
   plane.write("shop.yaml", objects.join("---"));
   plane.write("route.yaml", route(9));
@@ -91,7 +93,7 @@ class Watch {
   readonly #client = new AggregatedDiscoveryServiceClient(target, tls, options);
   readonly #stream: ClientDuplexStream<DeltaDiscoveryRequest, DeltaDiscoveryResponse>;
 
-  constructor(metadata: Metadata, node: string, type: ConfigType) {
+  constructor(metadata: Metadata, node: string, type: ConfigType | TypeUrl) {
     this.#stream = this.#client.deltaAggregatedResources(metadata);
     this.#stream.on("error", (error: ServiceError) => (this.error = error));
     this.#stream.on("data", (response: DeltaDiscoveryResponse) => {
@@ -145,6 +147,31 @@ describe("a waypoint", () => {
       expect(back.answers, "nothing of another's was told").toBe(1);
     } finally {
       for (const watch of [front, back, served]) watch.close();
+    }
+  });
+
+  test("is told of the mesh what it serves and sends to, and nothing of a change elsewhere", async () => {
+    const front = new Watch(bearer("waypoint-tokens", "shop.front"), "", addressType);
+    const back = new Watch(bearer("waypoint-tokens", "shop.back"), "", addressType);
+    const own = (name: string): string => `Kubernetes/gateway.networking.k8s.io/Gateway/shop/${name}`;
+    const host = (name: string): string => `shop/${name}.shop.svc.cluster.local`;
+    try {
+      const expected = ["Kubernetes//Pod/shop/catalog-1", own("front"), host("catalog"), host("stock")];
+      expect(await front.names()).toEqual(expected);
+      expect(await back.names()).toEqual([own("back"), host("stock")]);
+      const answers = front.answers;
+      plane.write("more.yaml", `${pod("stock", "10.9.0.3")}---${pod("lone", "10.9.0.4")}`);
+      await eventually("an endpoint", () => back.held.has("Kubernetes//Pod/shop/stock-1"));
+      await eventually("a backend's endpoint", () => front.held.has("Kubernetes//Pod/shop/stock-1"));
+      expect(front.answers).toBe(answers + 1);
+      plane.write("more.yaml", pod("stock", "10.9.0.3"));
+      plane.write("last.yaml", pod("catalog", "10.9.0.5").replace("catalog-1", "catalog-2"));
+      await eventually("its own endpoint", () => front.held.has("Kubernetes//Pod/shop/catalog-2"));
+      expect(front.answers, "of the pod that went it was never told").toBe(answers + 2);
+      expect([...back.held.keys(), ...front.held.keys()].join()).not.toContain("lone");
+    } finally {
+      front.close();
+      back.close();
     }
   });
 
