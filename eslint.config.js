@@ -13,11 +13,13 @@ const rooms = {
   platform: ["domain"],
   "sources/decode": ["domain"],
   "sources/files": ["domain", "platform", "sources/decode"],
+  "sources/kube": ["domain", "platform", "sources/decode"],
+  controllers: ["domain", "platform", "sources/kube"],
   model: ["domain"],
   compile: ["domain", "model"],
   xds: ["domain", "platform", "compile", "gen"],
   ca: ["domain", "platform", "gen"],
-  node: ["domain", "platform", "sources/decode", "sources/files", "xds", "ca", "gen"],
+  node: ["domain", "platform", "sources/decode", "sources/files", "sources/kube", "xds", "ca", "gen"],
   cli: ["domain", "platform", "sources/decode", "sources/files"],
 };
 

@@ -3,6 +3,7 @@ import type { MeshKind, MeshObject } from "../../domain/objects.js";
 import type { ObjectRef, Problem } from "../../domain/problem.js";
 import { decodeAuthorizationPolicy } from "./authorization-policy.js";
 import { decodeNamespace, decodeNode, decodeServiceAccount } from "./core.js";
+import { decodeDestinationRule } from "./destination-rule.js";
 import { decodeEndpointSlice } from "./endpoint-slice.js";
 import { childPath, Fields, isMapping, type Mapping } from "./fields.js";
 import { decodeGateway } from "./gateway.js";
@@ -15,6 +16,7 @@ import { Report } from "./report.js";
 import { decodeServiceEntry } from "./service-entry.js";
 import { decodeService } from "./service.js";
 import type { DecodeOptions } from "./shared.js";
+import { decodeVirtualService } from "./virtual-service.js";
 import { decodeWorkloadEntry } from "./workload-entry.js";
 
 /**
@@ -86,11 +88,33 @@ const decoders: readonly Decoder[] = [
     versions: istioNetworking,
     decode: decodeWorkloadEntry,
   },
+  {
+    group: "networking.istio.io",
+    kind: "VirtualService",
+    versions: istioNetworking,
+    decode: decodeVirtualService,
+  },
+  {
+    group: "networking.istio.io",
+    kind: "DestinationRule",
+    versions: istioNetworking,
+    decode: decodeDestinationRule,
+  },
   { group: gatewayGroup, kind: "Gateway", versions: ["v1", "v1beta1"], decode: decodeGateway },
   { group: gatewayGroup, kind: "HTTPRoute", versions: ["v1", "v1beta1"], decode: decodeHttpRoute },
   { group: gatewayGroup, kind: "GRPCRoute", versions: ["v1"], decode: decodeGrpcRoute },
   { group: gatewayGroup, kind: "ReferenceGrant", versions: ["v1", "v1beta1"], decode: decodeReferenceGrant },
 ];
+
+/** Every kind that is understood, with its API group and the versions of it, the preferred one first. */
+export function readableKinds(): readonly {
+  readonly group: string;
+  readonly kind: MeshKind;
+  readonly versions: readonly string[];
+}[] {
+  return decoders;
+}
+
 const byGroupKind = new Map(decoders.map((decoder) => [`${decoder.group}/${decoder.kind}`, decoder]));
 const clusterScoped = new Set<string>(["Namespace", "Node"]);
 
