@@ -15,6 +15,7 @@ import {
 import type { Clock } from "../../platform/clock.js";
 import type { Logger } from "../../platform/logger.js";
 import type { Upstream } from "../../xds/client.js";
+import { SharedClient } from "./shared-client.js";
 
 export interface CertificateRelayOptions {
   readonly trustDomain: string;
@@ -36,7 +37,17 @@ type Answer = { readonly ok: IstioCertificateResponse } | { readonly error: Part
  * the data plane never sees it. Keys do not pass here: a request carries a public key.
  */
 export class CertificateRelay {
-  constructor(private readonly options: CertificateRelayOptions) {}
+  readonly #authority: SharedClient<IstioCertificateServiceClient>;
+
+  constructor(private readonly options: CertificateRelayOptions) {
+    this.#authority = new SharedClient({
+      upstream: options.upstream,
+      connect: ({ target, credentials, options: channel }) =>
+        new IstioCertificateServiceClient(target, credentials, channel),
+      clock: options.clock,
+      isAnswer: (error) => judgements.has((error as Partial<ServiceError>).code),
+    });
+  }
 
   readonly createCertificate = (call: Call, done: sendUnaryData<IstioCertificateResponse>): void => {
     void this.#answer(call).then((answer) => {
@@ -92,28 +103,34 @@ export class CertificateRelay {
     return { identity };
   }
 
-  async #forward(call: Call): Promise<IstioCertificateResponse> {
+  #forward(call: Call): Promise<IstioCertificateResponse> {
     const { deadlineMs, clock } = this.options;
-    const upstream = await this.options.upstream();
-    const client = new IstioCertificateServiceClient(upstream.target, upstream.credentials, upstream.options);
-    try {
-      return await new Promise<IstioCertificateResponse>((resolve, reject) => {
-        const forwarded = client.createCertificate(
-          call.request,
-          upstream.metadata,
-          { deadline: clock.now() + deadlineMs },
-          (error, response) => {
-            if (error) reject(error);
-            else resolve(response);
-          },
-        );
-        call.on("cancelled", () => forwarded.cancel());
-      });
-    } finally {
-      client.close();
-    }
+    return this.#authority.call(
+      (client, metadata) =>
+        new Promise<IstioCertificateResponse>((resolve, reject) => {
+          const forwarded = client.createCertificate(
+            call.request,
+            metadata,
+            { deadline: clock.now() + deadlineMs },
+            (error, response) => {
+              if (error) reject(error);
+              else resolve(response);
+            },
+          );
+          call.on("cancelled", () => forwarded.cancel());
+        }),
+    );
   }
 }
+
+/** What the CA says of a request, and the data plane of its own: the connection is none the worse for it. */
+const judgements: ReadonlySet<unknown> = new Set([
+  grpcCode.CANCELLED,
+  grpcCode.INVALID_ARGUMENT,
+  grpcCode.PERMISSION_DENIED,
+  grpcCode.FAILED_PRECONDITION,
+  grpcCode.RESOURCE_EXHAUSTED,
+]);
 
 /** The CA's own status, or that it cannot be reached. */
 function passedOn(error: unknown): Partial<StatusObject> {
