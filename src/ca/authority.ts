@@ -260,7 +260,9 @@ export class Authority {
         "unsupported",
         "the CA's keys were given from outside, so that it cannot make new ones",
         {
-          hint: "put new files into --ca-dir (first both roots in root-cert.pem, later the new pair) and restart the control plane each time",
+          hint:
+            this.#options.keys.replaceHint ??
+            "put new files into --ca-dir (first both roots in root-cert.pem, later the new pair) and restart the control plane each time",
         },
       );
     }
@@ -293,11 +295,22 @@ export class Authority {
   }
 
   #apply(event: RotationEvent): void {
-    const { clock, keys, log, rotation } = this.#options;
+    const { clock, keys, rotation } = this.#options;
     const before = this.#state;
     const after = step(before, event, clock.now(), rotation);
     if (after === before) return;
     keys.commit(after);
+    this.#take(after);
+  }
+
+  /** The key source holds other keys than before (KeySource of a cluster's Secret): they are in force from now on. */
+  reload(): void {
+    const { clock, keys, trustDomain } = this.#options;
+    this.#take(keys.openRotation(trustDomain, clock.now()));
+  }
+
+  #take(after: RotationState): void {
+    const { log } = this.#options;
     this.#state = after;
     this.#material = this.#readMaterial();
     this.#issuer = this.#readIssuer();

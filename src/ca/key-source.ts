@@ -11,6 +11,8 @@ import type { RotationState } from "./rotation.js";
 export interface KeySource {
   /** Whether new keys can be made: false for keys given from outside. */
   readonly writable: boolean;
+  /** Where keys that cannot be made here are replaced, for a person. */
+  readonly replaceHint?: string;
   readonly ledgerPath: string;
   readonly repairs: readonly ModeRepair[];
   openRotation(trustDomain: string, nowMs: number): RotationState;

@@ -4,7 +4,10 @@
  */
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
 import type { AddressInfo } from "node:net";
+import { systemClock } from "../../src/platform/clock.js";
+import type { KubeApi } from "../../src/platform/kube-api.js";
 import type { KubeAccess } from "../../src/sources/kube/access.js";
+import { HttpKubeApi } from "../../src/sources/kube/http-api.js";
 
 export interface StoredObject {
   readonly metadata: { readonly name: string; readonly namespace?: string; readonly [key: string]: unknown };
@@ -87,6 +90,11 @@ export class KubeApiDouble {
       tls: () => Promise.resolve({}),
       headers: () => Promise.resolve({ authorization: "Bearer test" }),
     };
+  }
+
+  /** A client of it, as the program has. */
+  get api(): KubeApi {
+    return new HttpKubeApi(this.access, systemClock, "test");
   }
 
   async close(): Promise<void> {
@@ -189,15 +197,49 @@ export class KubeApiDouble {
       send(this.ready ? 200 : 500, "");
       return;
     }
+    const body: unknown = text === "" ? undefined : JSON.parse(text);
+    const found = this.extra({ method, path, query, body });
+    if (found !== undefined) {
+      send(found.status, found.body);
+      return;
+    }
     const collection = this.#collections.get(path);
     if (method !== "GET" || collection === undefined) {
-      const found = this.extra({ method, path, query, body: text === "" ? undefined : JSON.parse(text) });
-      if (found !== undefined) send(found.status, found.body);
-      else send(404, status(404, "NotFound", "the server could not find the requested resource"));
+      const { status: code, answer } = this.#one(method, path, body);
+      send(code, answer);
       return;
     }
     if (query.get("watch") === "true") this.#watch(collection, query, response);
     else this.#list(collection, query, send);
+  }
+
+  /** An object by its own path: read, made, replaced (if its version is the present one), applied. */
+  #one(method: string, path: string, body: unknown): { readonly status: number; readonly answer: unknown } {
+    const match = /^(.*\/v1)(?:\/namespaces\/([^/]+))?\/([a-z]+)(?:\/([^/]+))?$/.exec(path);
+    const [, group = "", namespace = "", plural = "", name = ""] = match ?? [];
+    const missing = { status: 404, answer: status(404, "NotFound", `there is no ${path}`) };
+    const collection = this.#collections.get(`${group}/${plural}`);
+    if (collection === undefined) return missing;
+    const given = body as StoredObject | undefined;
+    const key = `${namespace}/${name || (given?.metadata.name ?? "")}`;
+    const present = collection.objects.get(key);
+    const stored = (): { readonly status: number; readonly answer: unknown } => ({
+      status: 200,
+      answer: collection.objects.get(key),
+    });
+    if (method === "GET") return present === undefined ? missing : stored();
+    if (given === undefined) return missing;
+    const conflict = { status: 409, answer: status(409, "Conflict", `${key} was changed by another`) };
+    if (method === "POST" && present !== undefined) return conflict;
+    if (method === "PUT" && present === undefined) return missing;
+    if (method === "PUT" && present?.metadata["resourceVersion"] !== given.metadata["resourceVersion"])
+      return conflict;
+    this.#change(collection, present === undefined ? "ADDED" : "MODIFIED", { ...present, ...given });
+    return stored();
+  }
+
+  get(path: string, namespace: string, name: string): StoredObject | undefined {
+    return this.#at(path).objects.get(`${namespace}/${name}`);
   }
 
   #list(collection: Collection, query: URLSearchParams, send: (status: number, body: unknown) => void): void {

@@ -6,7 +6,6 @@ import { RecordingLogger } from "../../../test/helpers/recording-logger.js";
 import type { SourceBatch } from "../../domain/source-event.js";
 import { systemClock } from "../../platform/clock.js";
 import { systemRandom } from "../../platform/random.js";
-import { HttpKubeApi } from "./http-api.js";
 import { KubeSource, type KubeSourceOptions } from "./kube-source.js";
 import { KubeMetrics } from "./metrics.js";
 import { collectionPath, meshResources } from "./resources.js";
@@ -44,7 +43,7 @@ class Run {
 
   constructor(double: KubeApiDouble, options: Partial<KubeSourceOptions> = {}) {
     this.source = new KubeSource({
-      api: new HttpKubeApi(double.access, systemClock, "test"),
+      api: double.api,
       cluster: "Kubernetes",
       clock: systemClock,
       random: systemRandom,
