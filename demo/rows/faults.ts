@@ -73,7 +73,10 @@ export const dataPlane: Row = {
     // What a mesh that fails open does: the capture goes when the proxy is gone.
     if (broken) {
       await world.setInMesh(pod.name, false);
-      await world.client(pod, ["http", ...flags({ url, requests: 1, timeoutMs: 500 })]);
+      await eventually("a request past the capture", async () => {
+        const past = ["http", ...flags({ url, requests: 1, timeoutMs: 500 })];
+        return (await world.client<HttpSummary>(pod, past)).ok === 1;
+      });
       await world.setInMesh(pod.name, true);
     }
     await eventually("the data plane to be back", async () => {
