@@ -85,6 +85,7 @@ export default tseslint.config(
       "demo/**/*.ts",
       "bench/**/*.ts",
       "interop/**/*.ts",
+      "e2e/**/*.ts",
       "test/**/*.ts",
       "src/cli/**/*.ts",
       "src/main/**/*.ts",

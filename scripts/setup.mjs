@@ -54,6 +54,18 @@ const toTest = [
   { command: "/usr/lib/cni/bridge", debian: "containernetworking-plugins", why: "is chained before ours" },
 ];
 
+/** What a cluster of its own needs (e2e/README.md). @type {Need[]} */
+const toCluster = [
+  { command: "etcd", debian: "etcd-server", why: "stores the cluster's objects" },
+  { command: "containerd", debian: "containerd", why: "runs the nodes' pods" },
+  { command: "runc", debian: "runc", why: "runs containerd's pods" },
+  { command: "/usr/lib/cni/bridge", debian: "containernetworking-plugins", why: "connects the nodes' pods" },
+  { command: "nft", debian: "nftables", why: "is how kube-proxy forwards" },
+  { command: "iptables", debian: "iptables", why: "is how the pods' ports are mapped" },
+  { command: "conntrack", debian: "conntrack", why: "lets kube-proxy forget connections" },
+  { command: "pivot_root", debian: "util-linux", why: "gives a node a root of its own" },
+];
+
 /** @param {string} text */
 const say = (text) => process.stderr.write(text);
 
@@ -188,9 +200,23 @@ function checkSystem(needs) {
   }
 }
 
+/** Throws naming what a cluster needs and is not here. Debian starts what it installs: that has nothing to do with ours. */
+export function provideForCluster() {
+  checkSystem(toCluster);
+}
+
+/** Why the cluster suite cannot run, or undefined. Go is not installed here: it is not Debian's. */
+export function clusterLacks() {
+  if (process.getuid?.() !== 0) return "it needs root";
+  if (!["go", "/usr/local/go/bin/go", "/usr/lib/go/bin/go"].some(which))
+    return "there is no Go (1.26) to build it with";
+  const missing = toCluster.filter((need) => !which(need.command)).map((need) => need.command);
+  return missing.length > 0 ? `there is no ${missing.join(", ")}` : undefined;
+}
+
 function provideForTests() {
   try {
-    provide(toTest);
+    provide([...toTest, ...toCluster]);
   } catch (error) {
     say(
       `  not installed, its suite will not run: ${error instanceof Error ? error.message : String(error)}\n`,
@@ -199,33 +225,23 @@ function provideForTests() {
 }
 
 /**
- * @param {{ profile?: "release" | "dist", tests?: boolean }} [options] `dist` is what is shipped and measured;
- *   `tests` builds the Rust tests in the same step
+ * @param {"release" | "dist"} profile
+ * @param {boolean} tests
  */
-export async function setup(options = {}) {
-  checkNode();
-  checkSystem(toRun);
-  if (options.tests === true) provideForTests();
-  const profile = options.profile ?? "release";
-  await cached(
-    "npm",
-    ["package.json", "package-lock.json", ".npmrc"],
-    ["node_modules/.package-lock.json"],
-    () => step("npm packages", "npm", ["ci", "--no-audit", "--no-fund"]),
-  );
+async function setupNative(profile, tests) {
   // Not native/dist, which is this step's own output.
   const native = ["Cargo.toml", "Cargo.lock", "native/crates", "native/bpf", "proto"];
   // Tests ask for features that the programs do without (a paused clock), and cargo compiles what is above a feature
   // once for each set: where tests are to follow, all is built once, with theirs.
-  const everything = options.tests === true ? ["--all-targets"] : [];
+  const everything = tests ? ["--all-targets"] : [];
   await cached(
-    options.tests === true ? `cargo-${profile}-tests` : `cargo-${profile}`,
+    tests ? `cargo-${profile}-tests` : `cargo-${profile}`,
     native,
     [`target/${profile}/meltemi-proxy`, `target/${profile}/meltemi-testkit`, "native/dist/node-addon.node"],
     async () => {
       checkSystem(toBuild);
       await step(
-        `native build (data plane, addon, test kit${options.tests === true ? ", tests" : ""})`,
+        `native build (data plane, addon, test kit${tests ? ", tests" : ""})`,
         "cargo",
         ["build", "--locked", "--profile", profile, "--workspace", ...everything],
         {
@@ -254,9 +270,36 @@ export async function setup(options = {}) {
       renameSync(`${target}.new`, target);
     },
   );
+}
+
+/**
+ * @param {{ profile?: "release" | "dist", tests?: boolean, native?: boolean }} [options] `dist` is what is shipped and
+ *   measured; `tests` builds the Rust tests in the same step; `native: false` leaves out all that is not TypeScript
+ */
+export async function setup(options = {}) {
+  checkNode();
+  checkSystem(toRun);
+  if (options.tests === true) provideForTests();
+  const profile = options.profile ?? "release";
+  await cached(
+    "npm",
+    ["package.json", "package-lock.json", ".npmrc"],
+    ["node_modules/.package-lock.json"],
+    () => step("npm packages", "npm", ["ci", "--no-audit", "--no-fund"]),
+  );
+  if (options.native !== false) await setupNative(profile, options.tests === true);
   await cached(
     "tsc",
-    ["src", "demo", "bench", "interop", "test/helpers", "tsconfig.json", "tsconfig.build.json"],
+    [
+      "src",
+      "demo",
+      "bench",
+      "interop",
+      "e2e/cluster",
+      "test/helpers",
+      "tsconfig.json",
+      "tsconfig.build.json",
+    ],
     ["dist/src/main/cli.js"],
     () => step("TypeScript build", "node", ["node_modules/typescript/bin/tsc", "-p", "tsconfig.build.json"]),
   );
