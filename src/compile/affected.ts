@@ -1,5 +1,10 @@
 /** Which objects must be compiled again when one changes: found through the model's indexes, never by looking at all. */
+import type { DestinationRuleObject } from "../domain/destination-rule.js";
+import { fullHost, hostKey, isWildcard } from "../domain/host-name.js";
+import type { RouteObject } from "../domain/http-route.js";
+import { keySetsOf, type RequestAuthenticationObject } from "../domain/request-authentication.js";
 import type {
+  AuthorizationPolicyObject,
   EndpointSliceObject,
   GatewayObject,
   MeshKind,
@@ -19,12 +24,15 @@ import {
   type ObjectChange,
   podsOf,
   serviceAddresses,
+  servicesOfRoute,
 } from "../model/mesh.js";
+import { destinationsOf, type VirtualServiceObject } from "../domain/virtual-service.js";
 import { selects } from "../domain/selector.js";
 import type { CompileConfig } from "./config.js";
 import { hasSelector } from "./peer-authentication.js";
 import { serviceHostname } from "./service.js";
 import { claimantsOf } from "./service-claim.js";
+import { servicesNamed } from "./waypoint/known-service.js";
 import { labelsOfEntry } from "./workload.js";
 
 /** `KIND/NAMESPACE/NAME` of an object, which is also what it is compiled under. */
@@ -69,16 +77,20 @@ export class Affected {
         return;
       case "Service":
         this.#service(object);
+        this.#custom();
         return;
       case "EndpointSlice":
         this.#slice(object);
         return;
       case "ServiceEntry":
         this.#serviceEntry(object);
+        this.#attached(`ServiceEntry/${namespace}/${name}`);
+        this.#custom();
         if (object.workloadSelector) this.#selected(namespace, object.workloadSelector);
         return;
       case "WorkloadEntry":
         this.#claimants(entryAddresses(object));
+        this.#versioned(namespace, labelsOfEntry(object));
         return;
       case "ServiceAccount":
         if (!sameLabels(before, after)) this.#podsIn(namespace);
@@ -87,10 +99,17 @@ export class Affected {
         this.#gateway(object);
         return;
       case "ReferenceGrant":
-        for (const route of this.#mesh.routesByNamespace.get(namespace)) this.units.add(unitOf(route));
+        for (const route of this.#mesh.routesByNamespace.get(namespace)) this.#route(route);
         return;
       case "HTTPRoute":
       case "GRPCRoute":
+        this.#route(object);
+        return;
+      case "VirtualService":
+        this.#rivals(object);
+        return;
+      case "DestinationRule":
+        this.#ruled(object);
         return;
       case "AuthorizationPolicy":
         if (!object.selector) return;
@@ -100,6 +119,14 @@ export class Affected {
       case "PeerAuthentication":
         this.#peerAuthentication(object);
         return;
+      case "RequestAuthentication":
+        this.#policy(object);
+        return;
+      case "ConfigMap":
+        this.#custom();
+        return;
+      case "KeySet":
+        return;
     }
   }
 
@@ -107,16 +134,17 @@ export class Affected {
   #gateway(gateway: GatewayObject): void {
     for (const pod of this.#mesh.pods.all()) this.units.add(unitOf(pod));
     for (const service of this.#mesh.services.all()) this.#bound(service);
-    for (const entry of this.#mesh.serviceEntries.all()) this.units.add(unitOf(entry));
+    for (const entry of this.#mesh.serviceEntries.all()) this.#boundEntry(entry);
     const { namespace, name } = gateway.meta;
     this.#attached(`Gateway/${namespace}/${name}`);
-    for (const policy of this.#mesh.authorizationPolicies.all())
-      if (policy.targetRefs.some(({ kind }) => kind === "GatewayClass")) this.units.add(unitOf(policy));
+    for (const shelf of [this.#mesh.authorizationPolicies, this.#mesh.requestAuthentications])
+      for (const policy of shelf.all())
+        if (policy.targetRefs.some((target) => target.kind === "GatewayClass")) this.#policy(policy);
   }
 
   #servicesIn(namespace: string): void {
     for (const service of this.#mesh.services.inNamespace(namespace)) this.#bound(service);
-    for (const entry of this.#mesh.serviceEntries.inNamespace(namespace)) this.units.add(unitOf(entry));
+    for (const entry of this.#mesh.serviceEntries.inNamespace(namespace)) this.#boundEntry(entry);
   }
 
   /** A service whose waypoint may be another one now, with the routes and policies that go with it. */
@@ -128,12 +156,90 @@ export class Affected {
   /** Routes that name a service, and policies attached to it. */
   #routed(service: ServiceObject): void {
     const { namespace, name } = service.meta;
-    for (const route of this.#mesh.routesByService.get(`${namespace}/${name}`)) this.units.add(unitOf(route));
+    for (const route of this.#mesh.routesByService.get(`${namespace}/${name}`)) this.#route(route);
     this.#attached(`Service/${namespace}/${name}`);
+    this.#named(`${namespace}/${name}`);
+  }
+
+  #boundEntry(entry: ServiceEntryObject): void {
+    this.units.add(unitOf(entry));
+    for (const host of entry.hosts) this.#named(hostKey(host, entry.meta.namespace));
+    this.#attached(`ServiceEntry/${entry.meta.namespace}/${entry.meta.name}`);
+  }
+
+  /** VirtualServices that name a host, as their own or as a destination. */
+  #named(host: string): void {
+    for (const object of this.#mesh.virtualServicesByHost.get(host)) this.#virtualService(object);
+    for (const object of this.#mesh.virtualServicesByDestination.get(host)) this.#virtualService(object);
+    for (const object of this.#mesh.virtualServicesWithWildcard) this.#virtualService(object);
+  }
+
+  /** A route, and the services whose traffic policy its waypoints are told. */
+  #route(route: RouteObject): void {
+    this.units.add(unitOf(route));
+    if (this.#mesh.destinationRules.size === 0) return;
+    for (const service of servicesOfRoute(route)) {
+      const found = this.#mesh.services.named(service);
+      if (found) this.units.add(unitOf(found));
+    }
+  }
+
+  #virtualService(object: VirtualServiceObject): void {
+    this.units.add(unitOf(object));
+    if (this.#mesh.destinationRules.size === 0) return;
+    for (const { host } of destinationsOf(object)) this.#services(host, object.meta.namespace);
+  }
+
+  /** VirtualServices that may be in force in this one's place, or it in theirs. */
+  #rivals(object: VirtualServiceObject): void {
+    this.#virtualService(object);
+    const { namespace } = object.meta;
+    for (const host of object.hosts) {
+      if (isWildcard(host)) for (const other of this.#mesh.virtualServices.all()) this.#virtualService(other);
+      else this.#named(hostKey(host, namespace));
+    }
+  }
+
+  /** Services that a rule may be for. */
+  #ruled(rule: DestinationRuleObject): void {
+    const { host, meta } = rule;
+    if (!isWildcard(host)) {
+      this.#services(host, meta.namespace);
+      return;
+    }
+    for (const service of this.#mesh.services.all()) this.units.add(unitOf(service));
+    for (const entry of this.#mesh.serviceEntries.all()) this.units.add(unitOf(entry));
+  }
+
+  /** Services of a host as an object of a namespace names it. */
+  #services(host: string, namespace: string): void {
+    const full = fullHost(host, namespace, this.#config.domainSuffix);
+    for (const { object } of servicesNamed(this.#mesh, this.#config, full)) this.units.add(unitOf(object));
+  }
+
+  /** Services that have a workload with these labels among their versions. */
+  #versioned(namespace: string, labels: ReadonlyMap<string, string>): void {
+    if (this.#mesh.destinationRules.size === 0) return;
+    for (const service of this.#mesh.serviceSelectors.matching(namespace, labels))
+      this.units.add(unitOf(service));
+    for (const entry of this.#mesh.serviceEntrySelectors.matching(namespace, labels))
+      this.units.add(unitOf(entry));
   }
 
   #attached(target: string): void {
-    for (const policy of this.#mesh.policiesByTarget.get(target)) this.units.add(unitOf(policy));
+    for (const policy of this.#mesh.policiesByTarget.get(target)) this.#policy(policy);
+  }
+
+  /** A policy, and the keys that are told to where it is. */
+  #policy(policy: AuthorizationPolicyObject | RequestAuthenticationObject): void {
+    this.units.add(unitOf(policy));
+    if (policy.kind === "RequestAuthentication")
+      for (const name of keySetsOf(policy)) this.units.add(`KeySet//${name}`);
+  }
+
+  /** Policies that ask external authorizers, whose services may be others now. */
+  #custom(): void {
+    for (const policy of this.#mesh.customPolicies) this.units.add(unitOf(policy));
   }
 
   #peerAuthentication(policy: PeerAuthenticationObject): void {
@@ -151,6 +257,9 @@ export class Affected {
   }
 
   #pod(pod: PodObject): void {
+    const { namespace, labels } = pod.meta;
+    this.#versioned(namespace, labels);
+    if (this.#mesh.destinationRules.size > 0) this.#listing(pod);
     if (pod.hostNetwork) return;
     for (const ip of pod.ips) for (const other of this.#mesh.podsByIp.get(ip)) this.units.add(`Pod/${other}`);
     this.#claimants(pod.ips);
@@ -159,6 +268,19 @@ export class Affected {
     for (const gateway of this.#mesh.gateways.all())
       if (gateway.netns !== undefined && gateway.addresses.some((ip) => pod.ips.includes(ip)))
         this.units.add(unitOf(gateway));
+  }
+
+  /** Services whose EndpointSlices decide which pods are theirs: all of the namespace are candidates for a version. */
+  #listing(pod: PodObject): void {
+    const { namespace, name } = pod.meta;
+    const slices = [
+      ...this.#mesh.slicesByPod.get(`${namespace}/${name}`),
+      ...pod.ips.flatMap((ip) => [...this.#mesh.slicesByIp.get(ip)]),
+    ];
+    for (const slice of slices) {
+      const service = this.#mesh.services.get(slice.meta.namespace, slice.serviceName);
+      if (service) this.units.add(unitOf(service));
+    }
   }
 
   /** Entries that would draw connections to one of the addresses. */
@@ -170,8 +292,10 @@ export class Affected {
     this.#claimants(entryAddresses(entry));
     for (const { key } of serviceAddresses(entry))
       for (const other of this.#mesh.entriesByServiceAddress.get(key)) this.units.add(unitOf(other));
-    for (const host of entry.hosts)
+    for (const host of entry.hosts) {
       for (const other of this.#mesh.entriesByHostname.get(host)) this.units.add(unitOf(other));
+      this.#named(hostKey(host, entry.meta.namespace));
+    }
   }
 
   /** What else gives one of the addresses, below pods. */
@@ -209,6 +333,7 @@ export class Affected {
     // The first slice of a service and the last one decide whether its selector counts.
     const { namespace } = slice.meta;
     const service = this.#mesh.services.get(namespace, slice.serviceName);
+    if (service && this.#mesh.destinationRules.size > 0) this.units.add(unitOf(service));
     const slices = this.#mesh.slicesByService.get(`${namespace}/${slice.serviceName}`);
     if (service?.selector && slices.size <= 1) this.#selected(namespace, service.selector);
   }

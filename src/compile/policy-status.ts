@@ -1,12 +1,15 @@
 /** What becomes of a policy: taken or not, and how many pods of the mesh it applies to. */
 import type { AuthorizationPolicyObject, PeerAuthenticationObject, PodObject } from "../domain/objects.js";
+import type { RequestAuthenticationObject } from "../domain/request-authentication.js";
 import { selects } from "../domain/selector.js";
 import type { Mesh } from "../model/mesh.js";
 import { compileAuthorization, looksAtOriginalClient, scopeOf } from "./authorization.js";
 import type { StatusCondition } from "./compiled.js";
 import type { Compiler } from "./compiler.js";
 import type { CompileConfig } from "./config.js";
-import { reachOf } from "./waypoint/request-policy.js";
+import { reachOf, waypointsOf } from "./waypoint/attachment.js";
+import { keysCondition } from "./waypoint/request-authentication.js";
+import { authorizerOf, type ProviderProblem } from "./waypoint/request-policy.js";
 import { hasSelector, meshPolicy, namespacePolicy, selectingPolicy } from "./peer-authentication.js";
 
 type Policy = AuthorizationPolicyObject | PeerAuthenticationObject;
@@ -62,27 +65,74 @@ function httpMessage(action: AuthorizationPolicyObject["action"], http: readonly
   }
 }
 
+/** Of a policy with targetRefs: what waypoints make of it. */
+function attachmentConditions(
+  compiler: Compiler,
+  policy: AuthorizationPolicyObject | RequestAuthenticationObject,
+): readonly [StatusCondition, StatusCondition] {
+  const targets = policy.targetRefs.map(({ kind, name }) => `${kind} ${name}`).join(", ");
+  const reach = reachOf(compiler.mesh, compiler.config, policy);
+  const waypoints = waypointsOf(reach);
+  if (waypoints.length === 0) {
+    const message = `it is attached to ${targets}, whose traffic passes no waypoint: nothing enforces it`;
+    return [accepted, condition("Programmed", false, "NoWaypoint", message)];
+  }
+  const missed = policy.targetRefs.length - reach.length;
+  const lost = missed > 0 ? `; ${missed} of its targets passes no waypoint` : "";
+  const dry = policy.kind === "AuthorizationPolicy" && policy.dryRun;
+  const note = dry ? "; dry run: what it would decide is logged and counted, and nothing is refused for it" : "";
+  const message = `told to ${waypoints.join(", ")}${lost}${note}`;
+  return [accepted, condition("Programmed", true, dry ? "DryRun" : "Programmed", message)];
+}
+
+function authorizerCondition({ mesh, config }: Compiler, policy: AuthorizationPolicyObject): StatusCondition {
+  const authorizer = authorizerOf(mesh, config, policy);
+  if (typeof authorizer === "object") {
+    const message = `extension provider ${policy.provider ?? ""} asks ${authorizer.service}`;
+    return condition("ResolvedRefs", true, "ResolvedRefs", message);
+  }
+  return condition("ResolvedRefs", false, authorizer, providerMessage(authorizer, policy.provider ?? ""));
+}
+
+function providerMessage(problem: ProviderProblem, provider: string): string {
+  const refused = "requests that the policy matches are refused";
+  switch (problem) {
+    case "ProviderNotFound":
+      return `the mesh config has no extension provider ${provider}: ${refused}`;
+    case "ProviderOfOtherPurpose":
+      return `extension provider ${provider} is no external authorizer: ${refused}`;
+    case "ProviderServiceNotFound":
+      return `the service of extension provider ${provider} is not there: ${refused}`;
+  }
+}
+
+export function requestAuthenticationConditions(
+  compiler: Compiler,
+  policy: RequestAuthenticationObject,
+): readonly StatusCondition[] {
+  if (policy.targetRefs.length === 0) {
+    const message =
+      "it has no targetRefs, and only waypoints look at tokens, which read no selectors: nothing enforces it";
+    return [accepted, condition("Programmed", false, "NoTargetRefs", message)];
+  }
+  const [taken, programmed] = attachmentConditions(compiler, policy);
+  if (!programmed.status) return [taken, programmed];
+  return [taken, keysCondition(compiler.mesh, policy), programmed];
+}
+
 export function authorizationConditions(
   compiler: Compiler,
   policy: AuthorizationPolicyObject,
 ): readonly StatusCondition[] {
   if (policy.action === "CUSTOM" && policy.targetRefs.length === 0) {
-    const message = "action CUSTOM is not enforced by node proxies: it refuses nothing";
+    const message = "only waypoints ask external authorizers, and it has no targetRefs: it refuses nothing";
     return [condition("Accepted", false, "UnsupportedAction", message)];
   }
   if (policy.targetRefs.length > 0) {
-    const targets = policy.targetRefs.map(({ kind, name }) => `${kind} ${name}`).join(", ");
-    const reach = reachOf(compiler.mesh, compiler.config, policy);
-    const waypoints = [...new Set(reach.flatMap((one) => one.waypoints))];
-    if (waypoints.length === 0) {
-      const message = `it is attached to ${targets}, whose traffic passes no waypoint: nothing enforces it`;
-      return [accepted, condition("Programmed", false, "NoWaypoint", message)];
-    }
-    const lost =
-      reach.length < policy.targetRefs.length
-        ? `; ${policy.targetRefs.length - reach.length} of its targets passes no waypoint`
-        : "";
-    return [accepted, condition("Programmed", true, "Programmed", `told to ${waypoints.join(", ")}${lost}`)];
+    const [taken, programmed] = attachmentConditions(compiler, policy);
+    return policy.action === "CUSTOM"
+      ? [taken, authorizerCondition(compiler, policy), programmed]
+      : [taken, programmed];
   }
   const { compiled, http } = compileAuthorization(policy, compiler.config);
   const taken =

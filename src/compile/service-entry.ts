@@ -1,5 +1,5 @@
 import { canonicalIp } from "../domain/ip.js";
-import { serviceKey, type ServiceKey, type WorkloadUid } from "../domain/ids.js";
+import { serviceEntryUid, serviceKey, type ServiceKey } from "../domain/ids.js";
 import type { ServiceEntryObject, WorkloadEntrySpec } from "../domain/objects.js";
 import { type Mesh, serviceAddresses } from "../model/mesh.js";
 import { isOutranked } from "./address-claim.js";
@@ -94,7 +94,7 @@ export function compileEntryEndpoints(
     const hbone = endpoint.labels.get("networking.istio.io/tunnel") === "http";
     workloads.set(ip, {
       type: "workload",
-      uid: `${config.clusterId}/networking.istio.io/ServiceEntry/${namespace}/${name}/${ip}` as WorkloadUid,
+      uid: serviceEntryUid(config.clusterId, namespace, name, ip),
       name,
       namespace,
       ips: [ip],

@@ -11,12 +11,18 @@ import type {
   ServiceObject,
 } from "../domain/objects.js";
 import type { ObjectRef, Problem } from "../domain/problem.js";
+import type { RequestAuthenticationObject } from "../domain/request-authentication.js";
 import { selectorText } from "../domain/selector.js";
 import { nameOf, serviceAddresses } from "../model/mesh.js";
 import type { CompiledService, ObjectStatus, StatusCondition } from "./compiled.js";
+import { destinationRuleConditions, virtualServiceConditions } from "./waypoint/istio-status.js";
 import { gatewayConditions, httpRouteConditions } from "./waypoint/status.js";
 import type { Compiler } from "./compiler.js";
-import { authorizationConditions, peerAuthenticationConditions } from "./policy-status.js";
+import {
+  authorizationConditions,
+  peerAuthenticationConditions,
+  requestAuthenticationConditions,
+} from "./policy-status.js";
 import { type AddressOwner, ownerInstead } from "./service-claim.js";
 import { rivalFor } from "./workload.js";
 
@@ -112,6 +118,8 @@ export function conditionsOf(compiler: Compiler, object: MeshObject): readonly S
       return authorizationConditions(compiler, object);
     case "PeerAuthentication":
       return peerAuthenticationConditions(compiler, object);
+    case "RequestAuthentication":
+      return requestAuthenticationConditions(compiler, object);
     case "Service":
     case "ServiceEntry":
       return serviceConditions(compiler, object);
@@ -130,12 +138,18 @@ export function conditionsOf(compiler: Compiler, object: MeshObject): readonly S
     case "Node":
     case "EndpointSlice":
     case "ReferenceGrant":
+    case "ConfigMap":
+    case "KeySet":
       return [];
     case "Gateway":
       return gatewayConditions(compiler, object);
     case "HTTPRoute":
     case "GRPCRoute":
       return httpRouteConditions(compiler, object);
+    case "VirtualService":
+      return virtualServiceConditions(compiler, object);
+    case "DestinationRule":
+      return destinationRuleConditions(compiler, object);
   }
 }
 
@@ -212,7 +226,11 @@ export function meshProblems(compiler: Compiler): readonly Problem[] {
       message: "the name resolves to something that the mesh does not carry",
     });
   }
-  for (const policy of [...mesh.authorizationPolicies.all(), ...mesh.peerAuthentications.all()]) {
+  for (const policy of [
+    ...mesh.authorizationPolicies.all(),
+    ...mesh.peerAuthentications.all(),
+    ...mesh.requestAuthentications.all(),
+  ]) {
     for (const condition of conditionsOf(compiler, policy)) {
       const problem = policyProblem(policy, condition);
       if (problem) add(policy, problem);
@@ -233,7 +251,7 @@ function servicesWithEndpoints(compiler: Compiler): ReadonlySet<ServiceKey> {
 }
 
 function policyProblem(
-  { selector }: AuthorizationPolicyObject | PeerAuthenticationObject,
+  { selector }: AuthorizationPolicyObject | PeerAuthenticationObject | RequestAuthenticationObject,
   { status, reason, message }: StatusCondition,
 ): Omit<Problem, "object"> | undefined {
   const selecting = selector && selector.size > 0 ? { value: selectorText(selector) } : {};
@@ -247,10 +265,20 @@ function policyProblem(
       return { severity: "unsupported", path, ...selecting, message };
     case "Overruled":
       return { severity: "warning", path: "", message };
-    // Said with the field by the decoder (UnsupportedAction) and by domain/checks.
+    case "KeysNotFetched":
+      return { severity: "error", path: "spec.jwtRules", message, hint: "see that the control plane reaches it" };
+    case "KeysNotRefreshed":
+      return { severity: "warning", path: "spec.jwtRules", message };
+    // Said with the field by the decoder (UnsupportedAction) and by domain/checks, or over in a moment.
     case "UnsupportedAction":
     case "NoWaypoint":
+    case "NoTargetRefs":
+    case "KeysPending":
+    case "ProviderNotFound":
+    case "ProviderOfOtherPurpose":
       return undefined;
+    case "ProviderServiceNotFound":
+      return { severity: "warning", path: "spec.provider.name", message };
     default:
       return status ? undefined : { severity: "unsupported", path: "", message };
   }

@@ -5,10 +5,19 @@
 import type { Meta } from "./objects.js";
 
 export type TextMatcher =
-  { readonly type: "exact"; readonly value: string } | { readonly type: "regex"; readonly value: string };
+  | {
+      readonly type: "exact" | "prefix" | "regex";
+      readonly value: string;
+      /** ASCII letters only. */
+      readonly ignoreCase?: true;
+    }
+  /** Present at all, also empty. */
+  | { readonly type: "present" };
 
 export type PathMatcher =
-  | { readonly type: "exact"; readonly value: string }
+  | { readonly type: "exact"; readonly value: string; readonly ignoreCase?: true }
+  /** Characters (Istio): `/a` holds for `/ab`, too. */
+  | { readonly type: "prefix"; readonly value: string; readonly ignoreCase?: true }
   /** Whole segments: `/a` holds for `/a` and `/a/b`, not for `/ab`. */
   | { readonly type: "segments"; readonly value: string }
   | { readonly type: "regex"; readonly value: string }
@@ -19,14 +28,23 @@ export interface NamedMatcher {
   /** In lower case for headers. */
   readonly name: string;
   readonly value: TextMatcher;
+  /** It is absent or has another value. */
+  readonly not?: true;
 }
 
 /** Every field that is set must hold. */
 export interface RouteMatch {
   readonly path: PathMatcher | undefined;
-  readonly method: string | undefined;
+  readonly method: TextMatcher | undefined;
   readonly headers: readonly NamedMatcher[];
   readonly query: readonly NamedMatcher[];
+  /** In lower case, without port. */
+  readonly authority?: TextMatcher;
+  readonly scheme?: TextMatcher;
+  /** That was connected to. */
+  readonly port?: number;
+  /** Namespace of the original caller. */
+  readonly sourceNamespace?: string;
 }
 
 export interface HeaderChange {
@@ -36,7 +54,11 @@ export interface HeaderChange {
 }
 
 export type PathChange =
-  { readonly type: "full"; readonly value: string } | { readonly type: "prefix"; readonly value: string };
+  | { readonly type: "full"; readonly value: string }
+  /** Replaces what the match's prefix (or exact path) was. */
+  | { readonly type: "prefix"; readonly value: string }
+  /** `\1` in the substitution is the pattern's first group. */
+  | { readonly type: "regex"; readonly pattern: string; readonly substitution: string };
 
 /** A reference to what requests are sent to. */
 export interface BackendRef {
@@ -47,7 +69,8 @@ export interface BackendRef {
   readonly port: number | undefined;
 }
 
-export type RouteFilter =
+/** What is done to a request, or answered in its place. `Ref` is how the object names a backend. */
+export type RouteFilter<Ref = BackendRef> =
   | { readonly type: "request_headers"; readonly change: HeaderChange }
   | { readonly type: "response_headers"; readonly change: HeaderChange }
   | {
@@ -57,21 +80,39 @@ export type RouteFilter =
       readonly port: number | undefined;
       readonly path: PathChange | undefined;
       readonly status: number;
+      /** The port that the client came by is named where no other is given. */
+      readonly keepPort?: true;
     }
   | {
       readonly type: "rewrite";
       readonly hostname: string | undefined;
       readonly path: PathChange | undefined;
     }
-  | { readonly type: "mirror"; readonly backend: BackendRef; readonly perMillion: number }
+  | { readonly type: "mirror"; readonly backend: Ref; readonly perMillion: number }
+  | {
+      readonly type: "direct_response";
+      readonly status: number;
+      readonly body: string;
+      /** `body` is base64 of bytes. */
+      readonly binary?: true;
+    }
+  | {
+      readonly type: "fault";
+      readonly delay: { readonly ms: number; readonly perMillion: number } | undefined;
+      readonly abort:
+        | { readonly status: number; readonly grpcStatus: number | undefined; readonly perMillion: number }
+        | undefined;
+    }
   | {
       readonly type: "cors";
-      readonly allowOrigins: readonly string[];
+      readonly allowOrigins: readonly TextMatcher[];
       readonly allowMethods: readonly string[];
       readonly allowHeaders: readonly string[];
       readonly exposeHeaders: readonly string[];
       readonly maxAgeS: number;
       readonly allowCredentials: boolean;
+      /** What comes from another origin is the backend's to answer, preflights too (Istio). */
+      readonly forwardUnmatched?: true;
     };
 
 export interface WeightedBackend extends BackendRef {
@@ -85,9 +126,17 @@ export interface RouteTimeouts {
   readonly backendRequestMs: number | undefined;
 }
 
+/** Times beyond the first, and for what. */
 export interface RouteRetry {
-  readonly codes: readonly number[];
   readonly attempts: number;
+  readonly codes: readonly number[];
+  /** Values of `grpc-status`. */
+  readonly grpcCodes: readonly number[];
+  /** The attempt did not reach the backend, or was refused before it could be acted on. */
+  readonly connectFailure: boolean;
+  /** The connection ended before the response began. */
+  readonly reset: boolean;
+  readonly perTryTimeoutMs: number | undefined;
   readonly backoffMs: number | undefined;
 }
 

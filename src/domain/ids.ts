@@ -22,6 +22,8 @@ export const podUid = (cluster: string, namespace: string, name: string): Worklo
   `${cluster}//Pod/${namespace}/${name}` as WorkloadUid;
 export const workloadEntryUid = (cluster: string, namespace: string, name: string): WorkloadUid =>
   `${cluster}/networking.istio.io/WorkloadEntry/${namespace}/${name}` as WorkloadUid;
+export const serviceEntryUid = (cluster: string, namespace: string, name: string, ip: string): WorkloadUid =>
+  `${cluster}/networking.istio.io/ServiceEntry/${namespace}/${name}/${ip}` as WorkloadUid;
 export const serviceKey = (namespace: string, hostname: string): ServiceKey =>
   `${namespace}/${hostname}` as ServiceKey;
 export const policyKey = (namespace: string, name: string): PolicyKey => `${namespace}/${name}` as PolicyKey;

@@ -1,4 +1,8 @@
+import type { DestinationRuleObject } from "./destination-rule.js";
+import type { ConfigMapObject } from "./mesh-config.js";
+import type { KeySetObject, RequestAuthenticationObject } from "./request-authentication.js";
 import type { GrpcRouteObject, HttpRouteObject, ReferenceGrantObject } from "./http-route.js";
+import type { VirtualServiceObject } from "./virtual-service.js";
 
 /**
  * The user's objects as Meltemi understands them: parsed once (sources/), complete and valid by
@@ -268,6 +272,11 @@ export type MeshObject =
   | GatewayObject
   | HttpRouteObject
   | GrpcRouteObject
-  | ReferenceGrantObject;
+  | ReferenceGrantObject
+  | RequestAuthenticationObject
+  | KeySetObject
+  | ConfigMapObject
+  | VirtualServiceObject
+  | DestinationRuleObject;
 
 export type MeshKind = MeshObject["kind"];

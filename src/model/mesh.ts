@@ -27,6 +27,15 @@ import type {
   RouteFilter,
   RouteObject,
 } from "../domain/http-route.js";
+import type { DestinationRuleObject } from "../domain/destination-rule.js";
+import { hostKey, isWildcard } from "../domain/host-name.js";
+import { destinationsOf, type VirtualServiceObject } from "../domain/virtual-service.js";
+import type { ConfigMapObject } from "../domain/mesh-config.js";
+import {
+  keySetsOf,
+  type KeySetObject,
+  type RequestAuthenticationObject,
+} from "../domain/request-authentication.js";
 import type { SourceEvent } from "../domain/source-event.js";
 import { KeyIndex } from "./key-index.js";
 import { SelectorIndex } from "./selector-index.js";
@@ -99,6 +108,11 @@ export class Mesh {
   readonly httpRoutes = new Shelf<HttpRouteObject>();
   readonly grpcRoutes = new Shelf<GrpcRouteObject>();
   readonly referenceGrants = new Shelf<ReferenceGrantObject>();
+  readonly requestAuthentications = new Shelf<RequestAuthenticationObject>();
+  readonly keySets = new Shelf<KeySetObject>();
+  readonly configMaps = new Shelf<ConfigMapObject>();
+  readonly virtualServices = new Shelf<VirtualServiceObject>();
+  readonly destinationRules = new Shelf<DestinationRuleObject>();
 
   /** Names of pods by address (not of those on their host's network: its address is nobody's), and by node. */
   readonly podsByIp = new KeyIndex<string>();
@@ -124,8 +138,18 @@ export class Mesh {
   /** Routes by `NAMESPACE/NAME` of the services that they are attached to or send to, and by the namespaces of these. */
   readonly routesByService = new KeyIndex<RouteObject>();
   readonly routesByNamespace = new KeyIndex<RouteObject>();
+  /** VirtualServices and DestinationRules by `hostKey` of the hosts that they are for, and those of wildcards: few. */
+  readonly virtualServicesByHost = new KeyIndex<VirtualServiceObject>();
+  readonly virtualServicesWithWildcard = new Set<VirtualServiceObject>();
+  readonly virtualServicesByDestination = new KeyIndex<VirtualServiceObject>();
+  readonly destinationRulesByHost = new KeyIndex<DestinationRuleObject>();
+  readonly destinationRulesWithWildcard = new Set<DestinationRuleObject>();
   /** Policies by what they are attached to: `KIND/NAMESPACE/NAME`. */
-  readonly policiesByTarget = new KeyIndex<AuthorizationPolicyObject>();
+  readonly policiesByTarget = new KeyIndex<AuthorizationPolicyObject | RequestAuthenticationObject>();
+  /** Those with action CUSTOM: few. */
+  readonly customPolicies = new Set<AuthorizationPolicyObject>();
+  /** By the names of the key sets that they need. */
+  readonly authenticationsByKeySet = new KeyIndex<RequestAuthenticationObject>();
 
   readonly #shelves: { readonly [Kind in MeshKind]: Shelf<Extract<MeshObject, { kind: Kind }>> } = {
     Namespace: this.namespaces,
@@ -142,6 +166,11 @@ export class Mesh {
     HTTPRoute: this.httpRoutes,
     GRPCRoute: this.grpcRoutes,
     ReferenceGrant: this.referenceGrants,
+    RequestAuthentication: this.requestAuthentications,
+    KeySet: this.keySets,
+    ConfigMap: this.configMaps,
+    VirtualService: this.virtualServices,
+    DestinationRule: this.destinationRules,
   };
 
   /** Number of objects of each kind. */
@@ -217,6 +246,11 @@ export class Mesh {
       case "AuthorizationPolicy":
         if (object.selector) this.authorizationSelectors.set(namespace, name, object.selector, object);
         for (const target of targetsOf(object)) this.policiesByTarget.add(target, object);
+        if (object.action === "CUSTOM") this.customPolicies.add(object);
+        return;
+      case "RequestAuthentication":
+        for (const target of targetsOf(object)) this.policiesByTarget.add(target, object);
+        for (const keys of keySetsOf(object)) this.authenticationsByKeySet.add(keys, object);
         return;
       case "HTTPRoute":
       case "GRPCRoute":
@@ -227,6 +261,17 @@ export class Mesh {
         return;
       case "PeerAuthentication":
         if (object.selector) this.peerSelectors.set(namespace, name, object.selector, object);
+        return;
+      case "VirtualService":
+        for (const host of object.hosts)
+          if (isWildcard(host)) this.virtualServicesWithWildcard.add(object);
+          else this.virtualServicesByHost.add(hostKey(host, namespace), object);
+        for (const { host } of destinationsOf(object))
+          this.virtualServicesByDestination.add(hostKey(host, namespace), object);
+        return;
+      case "DestinationRule":
+        if (isWildcard(object.host)) this.destinationRulesWithWildcard.add(object);
+        else this.destinationRulesByHost.add(hostKey(object.host, namespace), object);
         return;
       default:
     }
@@ -266,6 +311,11 @@ export class Mesh {
       case "AuthorizationPolicy":
         if (object.selector) this.authorizationSelectors.delete(namespace, name, object.selector);
         for (const target of targetsOf(object)) this.policiesByTarget.delete(target, object);
+        this.customPolicies.delete(object);
+        return;
+      case "RequestAuthentication":
+        for (const target of targetsOf(object)) this.policiesByTarget.delete(target, object);
+        for (const keys of keySetsOf(object)) this.authenticationsByKeySet.delete(keys, object);
         return;
       case "HTTPRoute":
       case "GRPCRoute":
@@ -276,6 +326,16 @@ export class Mesh {
         return;
       case "PeerAuthentication":
         if (object.selector) this.peerSelectors.delete(namespace, name, object.selector);
+        return;
+      case "VirtualService":
+        this.virtualServicesWithWildcard.delete(object);
+        for (const host of object.hosts) this.virtualServicesByHost.delete(hostKey(host, namespace), object);
+        for (const { host } of destinationsOf(object))
+          this.virtualServicesByDestination.delete(hostKey(host, namespace), object);
+        return;
+      case "DestinationRule":
+        this.destinationRulesWithWildcard.delete(object);
+        this.destinationRulesByHost.delete(hostKey(object.host, namespace), object);
         return;
       default:
     }
@@ -329,7 +389,9 @@ export function serviceAddresses(entry: ServiceEntryObject): readonly ServiceAdd
 }
 
 /** `KIND/NAMESPACE/NAME` of what a policy is attached to. */
-export function targetsOf(policy: AuthorizationPolicyObject): readonly string[] {
+export function targetsOf(
+  policy: AuthorizationPolicyObject | RequestAuthenticationObject,
+): readonly string[] {
   return policy.targetRefs.map(({ kind, name }) => `${kind}/${policy.meta.namespace}/${name}`);
 }
 

@@ -5,13 +5,12 @@
  */
 import { canonicalIp } from "../../domain/ip.js";
 import type { GatewayObject, Meta } from "../../domain/objects.js";
+import { type WaypointWish, waypointWish } from "../../domain/use-waypoint.js";
 import { isWaypoint } from "../../domain/waypoint-class.js";
 import type { Mesh } from "../../model/mesh.js";
 import type { WaypointAddress } from "../compiled.js";
 import type { CompileConfig } from "../config.js";
 
-const useWaypoint = "istio.io/use-waypoint";
-const useWaypointNamespace = "istio.io/use-waypoint-namespace";
 const waypointFor = "istio.io/waypoint-for";
 const forServiceAccount = "istio.io/for-service-account";
 const gatewayName = "gateway.networking.k8s.io/gateway-name";
@@ -33,17 +32,7 @@ export interface Binding {
 
 export const bindingName = ({ namespace, name }: Binding): string => `${namespace}/${name}`;
 
-type Wish =
-  { readonly none: true } | { readonly none: false; readonly namespace: string; readonly name: string };
-
-function wish(labels: ReadonlyMap<string, string> | undefined, namespace: string): Wish | undefined {
-  const name = labels?.get(useWaypoint);
-  if (name === undefined || name === "") return undefined;
-  if (name === "none") return { none: true };
-  return { none: false, name, namespace: labels?.get(useWaypointNamespace) ?? namespace };
-}
-
-function found(mesh: Mesh, wanted: Wish | undefined): Binding | undefined {
+function found(mesh: Mesh, wanted: WaypointWish | undefined): Binding | undefined {
   if (!wanted || wanted.none) return undefined;
   const gateway = mesh.gateways.get(wanted.namespace, wanted.name);
   // A Gateway of another class is another implementation's: nothing here can speak to it.
@@ -56,7 +45,9 @@ function found(mesh: Mesh, wanted: Wish | undefined): Binding | undefined {
 
 /** The waypoint of a service (or a ServiceEntry). */
 export function waypointOfService(mesh: Mesh, { namespace, labels }: Meta): Binding | undefined {
-  const wanted = wish(labels, namespace) ?? wish(mesh.namespaces.get("", namespace)?.meta.labels, namespace);
+  const wanted =
+    waypointWish(labels, namespace) ??
+    waypointWish(mesh.namespaces.get("", namespace)?.meta.labels, namespace);
   const binding = found(mesh, wanted);
   return binding && takes(binding.gateway, "service") ? binding : undefined;
 }
@@ -70,15 +61,15 @@ export function waypointOfWorkload(
 ): Binding | undefined {
   // A waypoint does not pass itself.
   if (labels.has(gatewayName)) return undefined;
-  const own = wish(labels, namespace);
+  const own = waypointWish(labels, namespace);
   if (own) return taking(found(mesh, own), true);
   for (const gateway of mesh.gateways.inNamespace(namespace)) {
     if (isWaypoint(gateway) && gateway.meta.annotations.get(forServiceAccount) === serviceAccount)
       return { namespace, name: gateway.meta.name, gateway };
   }
-  const account = wish(mesh.serviceAccounts.get(namespace, serviceAccount)?.meta.labels, namespace);
+  const account = waypointWish(mesh.serviceAccounts.get(namespace, serviceAccount)?.meta.labels, namespace);
   if (account) return found(mesh, account);
-  return taking(found(mesh, wish(mesh.namespaces.get("", namespace)?.meta.labels, namespace)), false);
+  return taking(found(mesh, waypointWish(mesh.namespaces.get("", namespace)?.meta.labels, namespace)), false);
 }
 
 /** Of a waypoint that is not there it is not known what it takes: who names it himself waits for it. */

@@ -111,7 +111,7 @@ function compileFor(
   const { namespace, name, createdAt } = route.meta;
   const target = (ref: BackendRef): CompiledTarget => targetOf(mesh, config, route, ref);
   const filter = (one: RouteFilter): CompiledFilter =>
-    one.type === "mirror" ? { type: "mirror", target: target(one.backend), perMillion: one.perMillion } : one;
+    one.type === "mirror" ? { ...one, backend: target(one.backend) } : one;
   const source = `${route.kind}/${namespace}/${name}`;
   return [
     {
@@ -122,6 +122,7 @@ function compileFor(
       namespace,
       routeName: name,
       sourceObject: source,
+      order: "MOST_SPECIFIC",
       createdMs: createdAt === undefined ? 0 : Date.parse(createdAt),
       parents: attached.map(({ parent }) => ({
         service: serviceKey(parent.namespace, serviceHostname(config, parent.namespace, parent.name)),

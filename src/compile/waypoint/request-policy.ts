@@ -1,78 +1,82 @@
 /** AuthorizationPolicies for waypoints: those attached by `targetRefs` to a waypoint, or to a service behind one. */
-import { serviceKey } from "../../domain/ids.js";
+import { fullHost } from "../../domain/host-name.js";
+import { meshConfigMaps, type ExtensionProvider } from "../../domain/mesh-config.js";
 import type { AuthorizationPolicyObject } from "../../domain/objects.js";
-import { isWaypoint, waypointClasses } from "../../domain/waypoint-class.js";
 import type { Mesh } from "../../model/mesh.js";
 import type { CompileConfig } from "../config.js";
-import { serviceHostname } from "../service.js";
-import { bindingName, waypointOfService } from "./binding.js";
-import type { CompiledRequestPolicy, PolicyTarget } from "./config.js";
+import { partsOf, reachOf } from "./attachment.js";
+import type { CompiledAuthorizer, CompiledRequestPolicy } from "./config.js";
+import { servicesNamed } from "./known-service.js";
 
-interface Reach {
-  readonly target: PolicyTarget;
-  readonly waypoints: readonly string[];
+/** The extension provider of a name; of two, the one in the mesh's own settings. */
+export function extensionProvider(mesh: Mesh, name: string): ExtensionProvider | undefined {
+  for (const { namespace, name: map } of meshConfigMaps) {
+    const providers = mesh.configMaps.get(namespace, map)?.extensionProviders;
+    const found = providers?.find((provider) => provider.name === name);
+    if (found) return found;
+  }
+  return undefined;
 }
 
-/** What each target reference reaches; nothing for one that leads nowhere, or to what passes no waypoint. */
-export function reachOf(
+export type ProviderProblem = "ProviderNotFound" | "ProviderOfOtherPurpose" | "ProviderServiceNotFound";
+
+/** Who is asked for a CUSTOM policy, or why nobody can be. */
+export function authorizerOf(
   mesh: Mesh,
   config: CompileConfig,
   policy: AuthorizationPolicyObject,
-): readonly Reach[] {
-  const { namespace } = policy.meta;
-  return policy.targetRefs.flatMap(({ group, kind, name }): Reach[] => {
-    switch (`${group}/${kind}`) {
-      case "gateway.networking.k8s.io/Gateway": {
-        const gateway = mesh.gateways.get(namespace, name);
-        if (!gateway || !isWaypoint(gateway)) return [];
-        return [{ target: { type: "waypoint" }, waypoints: [`${namespace}/${name}`] }];
-      }
-      case "gateway.networking.k8s.io/GatewayClass": {
-        // Only the root namespace speaks for all waypoints of a class (Istio).
-        if (!config.rootNamespaces.includes(namespace) || !waypointClasses.has(name)) return [];
-        const all = [...mesh.gateways.all()].filter(({ className }) => className === name);
-        return [
-          {
-            target: { type: "waypoint" },
-            waypoints: all.map(({ meta }) => `${meta.namespace}/${meta.name}`),
-          },
-        ];
-      }
-      case "/Service": {
-        const service = mesh.services.get(namespace, name);
-        const binding = service && waypointOfService(mesh, service.meta);
-        if (!binding) return [];
-        const key = serviceKey(namespace, serviceHostname(config, namespace, name));
-        return [{ target: { type: "service", service: key }, waypoints: [bindingName(binding)] }];
-      }
-      default:
-        return [];
-    }
-  });
+): CompiledAuthorizer | ProviderProblem {
+  const provider = extensionProvider(mesh, policy.provider ?? "");
+  if (!provider) return "ProviderNotFound";
+  if (provider.type === "other") return "ProviderOfOtherPurpose";
+  const [, namespace, host = ""] = /^(?:([^/]+)\/)?(.+)$/.exec(provider.service) ?? [];
+  const services = servicesNamed(
+    mesh,
+    config,
+    fullHost(host, namespace ?? config.rootNamespaces[0], config.domainSuffix),
+  );
+  const service = services.find(({ meta }) => namespace === undefined || meta.namespace === namespace);
+  return service ? { service: service.key, provider } : "ProviderServiceNotFound";
 }
 
 export function compileRequestPolicy(
   mesh: Mesh,
   config: CompileConfig,
   policy: AuthorizationPolicyObject,
-): CompiledRequestPolicy | undefined {
-  if (policy.targetRefs.length === 0) return undefined;
-  const reach = reachOf(mesh, config, policy);
-  const waypoints = [...new Set(reach.flatMap((one) => one.waypoints))].sort();
-  if (waypoints.length === 0) return undefined;
+): readonly CompiledRequestPolicy[] {
+  if (policy.targetRefs.length === 0) return [];
   const { namespace, name } = policy.meta;
-  return {
+  const authorizer = policy.action === "CUSTOM" ? authorizerOf(mesh, config, policy) : undefined;
+  return partsOf(policy.meta, reachOf(mesh, config, policy)).map((part) => ({
     type: "waypoint_config",
     kind: "request_policy",
-    name: `${namespace}/${name}`,
-    waypoints,
+    name: part.name,
+    waypoints: part.waypoints,
     namespace,
     policyName: name,
     sourceObject: `AuthorizationPolicy/${namespace}/${name}`,
     action: policy.action,
     provider: policy.provider ?? "",
+    external: typeof authorizer === "object" ? authorizer : undefined,
     dryRun: policy.dryRun,
-    targets: reach.map(({ target }) => target),
-    rules: policy.rules,
-  };
+    targets: part.targets,
+    rules: policy.rules.map((rule) => ({
+      ...rule,
+      when: rule.when.map((condition) => ({
+        key: condition.key,
+        values:
+          condition.key === "source.serviceAccount"
+            ? {
+                any: condition.values.any.map((text) => qualified(text, namespace)),
+                none: condition.values.none.map((text) => qualified(text, namespace)),
+              }
+            : condition.values,
+      })),
+    })),
+  }));
+}
+
+/** A service account of the policy's own namespace may be written without it. */
+function qualified(account: string, namespace: string): string {
+  return account.includes("/") ? account : `${namespace}/${account}`;
 }

@@ -10,6 +10,7 @@ import {
   unselectiveServices,
   wantedWaypoints,
 } from "./service-checks.js";
+import { destinationRuleProblems, virtualServiceProblems } from "./traffic-checks.js";
 import { incompletePods, missingNamespaces, sharedAddresses, unknownWishes } from "./workload-checks.js";
 
 export type { CheckOptions } from "./inventory.js";
@@ -25,6 +26,8 @@ const checks: readonly ((inventory: Inventory) => Problem[])[] = [
   orphanedSlices,
   wantedWaypoints,
   routeProblems,
+  virtualServiceProblems,
+  destinationRuleProblems,
   policyProblems,
   peerAuthenticationProblems,
 ];

@@ -1,14 +1,15 @@
 import type { RouteObject, ParentRef } from "../http-route.js";
 import type { Problem } from "../problem.js";
+import { waypointWish } from "../use-waypoint.js";
 import { isWaypoint } from "../waypoint-class.js";
 import { problemOf, type Inventory } from "./inventory.js";
 
 /** Whether connections to the service are to pass a waypoint: its own label, else its namespace's. */
 function asksForWaypoint(inventory: Inventory, namespace: string, name: string): boolean {
-  const label = "istio.io/use-waypoint";
-  const own = inventory.find("Service", namespace, name)?.meta.labels.get(label);
-  const value = own ?? inventory.find("Namespace", "", namespace)?.meta.labels.get(label);
-  return value !== undefined && value !== "" && value !== "none";
+  const wish =
+    waypointWish(inventory.find("Service", namespace, name)?.meta.labels, namespace) ??
+    waypointWish(inventory.find("Namespace", "", namespace)?.meta.labels, namespace);
+  return wish?.none === false;
 }
 
 function checkParent(

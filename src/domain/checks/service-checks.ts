@@ -1,6 +1,7 @@
 import { familyOf } from "../ip.js";
 import type { Problem } from "../problem.js";
 import { selects, selectorText } from "../selector.js";
+import { useWaypoint, waypointWish } from "../use-waypoint.js";
 import { problemOf, type Inventory } from "./inventory.js";
 
 /** A service that selects no pod answers nobody, unless its endpoints are listed. */
@@ -106,8 +107,6 @@ export function unselectiveEntries(inventory: Inventory): Problem[] {
   return problems;
 }
 
-const useWaypoint = "istio.io/use-waypoint";
-
 /** A waypoint that is asked for and is not there: what is to pass it is refused until it is. */
 export function wantedWaypoints(inventory: Inventory): Problem[] {
   const objects = [
@@ -119,11 +118,10 @@ export function wantedWaypoints(inventory: Inventory): Problem[] {
     ...inventory.all("WorkloadEntry"),
   ];
   return objects.flatMap((object) => {
-    const { labels } = object.meta;
-    const value = labels.get(useWaypoint);
-    if (value === undefined || value === "none") return [];
     const own = object.kind === "Namespace" ? object.meta.name : object.meta.namespace;
-    const namespace = labels.get("istio.io/use-waypoint-namespace") ?? own;
+    const wish = waypointWish(object.meta.labels, own);
+    if (!wish || wish.none) return [];
+    const { namespace, name: value } = wish;
     if (inventory.find("Gateway", namespace, value)) return [];
     return [
       problemOf(object, "warning", `metadata.labels["${useWaypoint}"]`, {

@@ -33,14 +33,12 @@ const serviceAccountKey = "source.serviceAccount";
 const bracketKeys = [
   /^request\.headers\[[^[\]]+\]$/,
   /^request\.auth\.claims(\[[^[\]]+\])+$/,
-  /^experimental\.envoy\.filters\.[A-Za-z0-9_.]+\[[^[\]]+\]$/,
 ];
 const examples = [
   ...plainKeys.keys(),
   serviceAccountKey,
   "request.headers[NAME]",
   "request.auth.claims[NAME]",
-  "experimental.envoy.filters.FILTER[NAME]",
 ];
 
 /** Keys of Istio's first form of policies, and what replaced them. */
@@ -56,6 +54,8 @@ function checkOf(key: string, policyNamespace: string): CheckValue | undefined {
 }
 
 function hintFor(key: string): string {
+  if (key.startsWith("experimental.envoy.filters."))
+    return "it asks for what a filter of Envoy's has found out, and this mesh's proxies are not Envoy";
   if (key.startsWith("destination.labels")) return "use the policy's selector";
   const bare = key.replace(/\[.*$/, "");
   if (["request.headers", "request.auth.claims"].includes(bare)) return `write ${bare}[NAME]`;

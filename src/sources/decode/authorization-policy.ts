@@ -1,63 +1,15 @@
-import type { AuthorizationPolicyObject, AuthorizationRule, TargetRef } from "../../domain/objects.js";
+import type { AuthorizationPolicyObject, AuthorizationRule } from "../../domain/objects.js";
 import { readCondition } from "./authorization-condition.js";
 import { readTo } from "./authorization-operation.js";
 import { readFrom } from "./authorization-source.js";
 import type { Fields } from "./fields.js";
 import { metadataPath, readMeta } from "./meta.js";
 import { present, readSelector } from "./shared.js";
+import { readTargetRefs } from "./target-refs.js";
 
 const actions = ["ALLOW", "DENY", "AUDIT", "CUSTOM"] as const;
 type Action = (typeof actions)[number];
 const dryRunAnnotation = "istio.io/dry-run";
-
-/** What an AuthorizationPolicy may be attached to. */
-const targetKinds = new Map([
-  ["Gateway", "gateway.networking.k8s.io"],
-  ["GatewayClass", "gateway.networking.k8s.io"],
-  ["Service", ""],
-  ["ServiceEntry", "networking.istio.io"],
-]);
-
-function readTargetRef(target: Fields): TargetRef | undefined {
-  const kind = target.requiredString("kind");
-  const name = target.requiredString("name");
-  const written = target.string("group") ?? "";
-  if (target.string("namespace")) {
-    target.report.error(target.at("namespace"), {
-      message: "a policy reaches only targets of its own namespace",
-      hint: "remove it",
-    });
-  }
-  target.refuseUnknown();
-  if (kind === undefined || name === undefined) return undefined;
-  const group = targetKinds.get(kind);
-  const given = written === "core" ? "" : written;
-  if (group === undefined || group !== given) {
-    const known = [...targetKinds].map(([known, of]) => `${known} (group "${of}")`).join(", ");
-    target.report.error(target.path, {
-      value: `${written}/${kind}`,
-      message: "cannot be a policy's target",
-      hint: `one of: ${known}`,
-    });
-    return undefined;
-  }
-  return { group, kind, name };
-}
-
-/** `targetRefs`, or the older single `targetRef`. */
-function readTargetRefs(spec: Fields): TargetRef[] {
-  const single = spec.child("targetRef");
-  if (single && spec.has("targetRefs")) {
-    spec.report.error(spec.at("targetRef"), {
-      message: "cannot stand beside targetRefs",
-      hint: "move it into targetRefs",
-    });
-  }
-  return present([
-    ...(single ? [readTargetRef(single)] : []),
-    ...spec.children("targetRefs").map(readTargetRef),
-  ]);
-}
 
 function readRule(rule: Fields, namespace: string): AuthorizationRule {
   const read = {
@@ -74,7 +26,7 @@ function readRules(spec: Fields, namespace: string): AuthorizationRule[] {
   return spec.children("rules").map((rule) => readRule(rule, namespace));
 }
 
-function checkAction(spec: Fields, action: Action, provider: string | undefined): void {
+function checkAction(spec: Fields, action: Action, provider: string | undefined, attached: boolean): void {
   const { report } = spec;
   if (action === "CUSTOM" && !provider) {
     report.error(spec.at("provider"), { message: "is missing", hint: "a CUSTOM policy names its provider" });
@@ -96,11 +48,11 @@ function checkAction(spec: Fields, action: Action, provider: string | undefined)
       message: `is empty: a policy with action ${action} and no rule does nothing`,
     });
   }
-  if (action === "CUSTOM") {
-    const hint = "the mesh refuses nothing for it: use ALLOW or DENY meanwhile";
+  if (action === "CUSTOM" && !attached) {
+    const hint = "attach it with targetRefs to a waypoint, or to a Service behind one";
     report.unsupported(spec.at("action"), {
       value: action,
-      message: "external authorization is not enforced yet",
+      message: "only waypoints ask external authorizers: nothing enforces this policy",
       hint,
     });
   }
@@ -139,7 +91,7 @@ export function decodeAuthorizationPolicy(root: Fields, apiVersion: string): Aut
   const provider = providerFields?.requiredString("name");
   providerFields?.refuseUnknown();
   const rules = readRules(spec, meta.namespace);
-  checkAction(spec, action, provider);
+  checkAction(spec, action, provider, targetRefs.length > 0);
   spec.refuseUnknown();
   root.accept("status");
   root.refuseUnknown();

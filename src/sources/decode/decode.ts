@@ -1,4 +1,5 @@
 import { didYouMean, nearest } from "../../domain/nearest.js";
+import { meshConfigMaps } from "../../domain/mesh-config.js";
 import type { MeshKind, MeshObject } from "../../domain/objects.js";
 import type { ObjectRef, Problem } from "../../domain/problem.js";
 import { decodeAuthorizationPolicy } from "./authorization-policy.js";
@@ -10,9 +11,11 @@ import { decodeGateway } from "./gateway.js";
 import { decodeGrpcRoute } from "./grpc-route.js";
 import { decodeHttpRoute, decodeReferenceGrant } from "./http-route.js";
 import { isKnownGroup, knownGroups, unsupportedKinds, unsupportedNote } from "./kinds.js";
+import { decodeMeshConfig } from "./mesh-config.js";
 import { decodePeerAuthentication } from "./peer-authentication.js";
 import { decodePod } from "./pod.js";
 import { Report } from "./report.js";
+import { decodeRequestAuthentication } from "./request-authentication.js";
 import { decodeServiceEntry } from "./service-entry.js";
 import { decodeService } from "./service.js";
 import type { DecodeOptions } from "./shared.js";
@@ -51,6 +54,8 @@ interface Decoder {
   readonly kind: MeshKind;
   readonly versions: readonly string[];
   readonly decode: Decode;
+  /** Of a kind that everybody uses: the objects that are read, others are nobody's business here. */
+  readonly only?: readonly { readonly namespace: string; readonly name: string }[];
 }
 
 const istioSecurity = ["v1", "v1beta1"];
@@ -63,6 +68,7 @@ const decoders: readonly Decoder[] = [
   { group: "", kind: "Node", versions: ["v1"], decode: decodeNode },
   { group: "", kind: "Pod", versions: ["v1"], decode: decodePod },
   { group: "", kind: "Service", versions: ["v1"], decode: decodeService },
+  { group: "", kind: "ConfigMap", versions: ["v1"], decode: decodeMeshConfig, only: meshConfigMaps },
   { group: "discovery.k8s.io", kind: "EndpointSlice", versions: ["v1"], decode: decodeEndpointSlice },
   {
     group: "security.istio.io",
@@ -75,6 +81,12 @@ const decoders: readonly Decoder[] = [
     kind: "PeerAuthentication",
     versions: istioSecurity,
     decode: decodePeerAuthentication,
+  },
+  {
+    group: "security.istio.io",
+    kind: "RequestAuthentication",
+    versions: istioSecurity,
+    decode: decodeRequestAuthentication,
   },
   {
     group: "networking.istio.io",
@@ -111,6 +123,8 @@ export function readableKinds(): readonly {
   readonly group: string;
   readonly kind: MeshKind;
   readonly versions: readonly string[];
+  /** The only objects of the kind that are read; all where it is absent. */
+  readonly only?: readonly { readonly namespace: string; readonly name: string }[];
 }[] {
   return decoders;
 }
@@ -219,7 +233,9 @@ export function decodeObject(value: unknown, options: DecodeOptions, basePath = 
   if (apiVersion === undefined || kind === undefined) return refused(report);
   const { group, version } = splitApiVersion(apiVersion);
   const decoder = byGroupKind.get(`${group}/${kind}`);
-  if (!decoder) return decodeOther(report, basePath, apiVersion, kind);
+  const { namespace: ofNamespace, name } = report.object;
+  const isRead = decoder?.only?.some((one) => one.namespace === ofNamespace && one.name === name) ?? true;
+  if (!decoder || !isRead) return decodeOther(report, basePath, apiVersion, kind);
   const namespace = clusterScoped.has(kind) ? "" : report.object.namespace || "default";
   report.object = { ...report.object, namespace };
   if (!decoder.versions.includes(version)) {

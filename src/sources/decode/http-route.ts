@@ -63,8 +63,13 @@ function readRetry(rule: Fields): RouteRetry | undefined {
     return [];
   });
   const read = {
-    codes,
     attempts: retry.integer("attempts", { min: 0, max: 100 }) ?? 1,
+    codes,
+    grpcCodes: [],
+    // GEP-1731: connection errors are retried whatever codes are named.
+    connectFailure: true,
+    reset: true,
+    perTryTimeoutMs: undefined,
     backoffMs: readDuration(retry, "backoff"),
   };
   retry.refuseUnknown();

@@ -11,8 +11,8 @@ const sameNote = (note: string, ...kinds: readonly string[]): [string, string][]
 
 const notRun = "Meltemi runs no workloads: list the Pods themselves";
 const notConfiguration = "says nothing to a mesh";
-const gatewayRoutes = "will be read by waypoints and gateways (HTTP routing)";
-const istioRoutes = "will be read by waypoints and gateways; HTTPRoute says the same in the standard's words";
+const gatewayRoutes =
+  "will be read by waypoints and gateways (connections, by port or SNI): today they go to the service that they name";
 
 const groups = new Map<string, KnownGroup>(
   Object.entries<readonly (readonly [string, string])[]>({
@@ -20,7 +20,7 @@ const groups = new Map<string, KnownGroup>(
       ...sameNote(notRun, "ReplicationController", "PodTemplate"),
       ["Endpoints", "write EndpointSlices (discovery.k8s.io/v1)"],
       ["Secret", "will be read by gateways (certificates)"],
-      ["ConfigMap", "will be read for the mesh's own settings"],
+      ["ConfigMap", "only istio-system/istio and meltemi-system/meltemi are read, the mesh's own settings"],
       ...sameNote(
         notConfiguration,
         "Binding",
@@ -94,15 +94,13 @@ const groups = new Map<string, KnownGroup>(
       ["XMesh", "will be read by the control plane"],
     ],
     "networking.istio.io": [
-      ["VirtualService", istioRoutes],
-      ["DestinationRule", "will be read by waypoints and gateways (load balancing, circuit breaking)"],
       ["Gateway", "write a Gateway of gateway.networking.k8s.io/v1"],
       ["Sidecar", "configures sidecars, of which this mesh has none"],
       ["EnvoyFilter", "configures Envoy, which Meltemi does not use"],
       ["ProxyConfig", "configures Envoy, which Meltemi does not use"],
       ["WorkloadGroup", "will be read when machines outside the cluster register themselves"],
     ],
-    "security.istio.io": [["RequestAuthentication", "will be read by waypoints and gateways (JWT)"]],
+    "security.istio.io": [],
     "telemetry.istio.io": [["Telemetry", "will be read for access logs, metrics and tracing"]],
     "extensions.istio.io": [["WasmPlugin", "configures Envoy, which Meltemi does not use"]],
     "install.istio.io": [["IstioOperator", "is input of istioctl, not of a mesh"]],

@@ -3,6 +3,7 @@ import type {
   HeaderChange,
   PathChange,
   RouteFilter,
+  TextMatcher,
   WeightedBackend,
 } from "../../domain/http-route.js";
 import { isDnsSubdomain } from "../../domain/kube-names.js";
@@ -41,9 +42,21 @@ function readHeaderValues(change: Fields, key: "set" | "add"): { name: string; v
       entry.refuseUnknown();
       if (/[\r\n\0]/.test(value))
         entry.report.error(entry.at("value"), { value, message: "contains a line break" });
-      return name !== "" && checkHeaderName(entry, "name", name) ? { name, value } : undefined;
+      if (name === "" || !checkHeaderName(entry, "name", name)) return undefined;
+      checkChangeable(entry, "name", name);
+      return { name, value };
     }),
   );
+}
+
+/** Only the proxy itself says where a message ends. */
+const framing = new Set(["connection", "content-length", "transfer-encoding", "upgrade", "te", "trailer"]);
+
+/** Reports a header that no rule may change. */
+export function checkChangeable(fields: Fields, key: string, name: string): void {
+  if (!framing.has(name.toLowerCase())) return;
+  const message = "belongs to the message's framing: no rule can change it";
+  fields.report.error(fields.at(key), { value: name, message });
 }
 
 function readHeaderChange(change: Fields): HeaderChange {
@@ -52,6 +65,7 @@ function readHeaderChange(change: Fields): HeaderChange {
     add: readHeaderValues(change, "add"),
     remove: change.strings("remove").map(({ value }) => value),
   };
+  for (const name of read.remove) checkChangeable(change, "remove", name);
   change.refuseUnknown();
   return read;
 }
@@ -153,11 +167,18 @@ function readMirror(mirror: Fields, namespace: string): RouteFilter | undefined 
   return backend && { type: "mirror", backend, perMillion };
 }
 
+/** `*`, `https://*.example` (one or more labels), or an origin as it is. */
+function originMatcher(origin: string): TextMatcher {
+  if (!origin.includes("*")) return { type: "exact", value: origin };
+  const parts = origin.split("*").map((part) => part.replace(/[.+?^${}()|[\]\\/]/g, "\\$&"));
+  return { type: "regex", value: parts.join(origin === "*" ? ".*" : "[^/:]+") };
+}
+
 function readCors(cors: Fields): RouteFilter {
   const texts = (key: string): string[] => cors.strings(key).map(({ value }) => value);
   const read: RouteFilter = {
     type: "cors",
-    allowOrigins: texts("allowOrigins"),
+    allowOrigins: texts("allowOrigins").map(originMatcher),
     allowMethods: texts("allowMethods"),
     allowHeaders: texts("allowHeaders"),
     exposeHeaders: texts("exposeHeaders"),

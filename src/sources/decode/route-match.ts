@@ -43,7 +43,11 @@ function readPath(match: Fields): PathMatcher | undefined {
 }
 
 /** Checks what can be checked without the engine that runs it: linear time, so neither look-around nor back-references. */
-export function readRegex(fields: Fields, key: string, value: string): TextMatcher | undefined {
+export function readRegex(
+  fields: Fields,
+  key: string,
+  value: string,
+): { readonly type: "regex"; readonly value: string } | undefined {
   const unsupported = /\(\?(=|!|<=|<!)|\\[1-9]/.exec(value)?.[0];
   if (unsupported !== undefined) {
     fields.report.error(fields.at(key), {
@@ -105,7 +109,7 @@ function readMatch(match: Fields): RouteMatch {
   }
   const read = {
     path: readPath(match),
-    method,
+    method: method === undefined ? undefined : ({ type: "exact", value: method } as const),
     headers: readNamed(match, "headers", "header"),
     query: readNamed(match, "queryParams", "query parameter"),
   };

@@ -49,6 +49,7 @@ function policy(name: string, waypoints: readonly string[]): CompiledRequestPoli
     sourceObject: `AuthorizationPolicy/shop/${name}`,
     action: "ALLOW",
     provider: "",
+    external: undefined,
     dryRun: false,
     targets: [{ type: "waypoint" }],
     rules: [],

@@ -4,21 +4,23 @@ import type { WaypointConfigKind } from "../../compile/waypoint/config.js";
 const prefix = "type.googleapis.com/meltemi.v1.";
 
 export const configTypeOf = {
+  key_set: `${prefix}KeySet`,
+  request_authentication: `${prefix}RequestAuthentication`,
   request_policy: `${prefix}HttpAuthorization`,
+  traffic_policy: `${prefix}TrafficPolicy`,
   http_route: `${prefix}HttpRoute`,
   waypoint: `${prefix}Waypoint`,
   served: `${prefix}Served`,
 } as const satisfies Readonly<Record<WaypointConfigKind, string>>;
 
-/** Of which nothing is made yet: a subscription is answered with none. */
-export const trafficPolicyType = `${prefix}TrafficPolicy`;
+export type ConfigType = (typeof configTypeOf)[WaypointConfigKind];
 
-export type ConfigType = (typeof configTypeOf)[WaypointConfigKind] | typeof trafficPolicyType;
-
-/** In the order in which one change is told: policies before routes, and both before what makes them reachable. */
+/** In the order in which one change is told: keys before the rules that name them, these and policies before routes, and both before what makes them reachable. */
 export const configTypes: readonly ConfigType[] = [
+  configTypeOf.key_set,
+  configTypeOf.request_authentication,
   configTypeOf.request_policy,
-  trafficPolicyType,
+  configTypeOf.traffic_policy,
   configTypeOf.http_route,
   configTypeOf.waypoint,
   configTypeOf.served,

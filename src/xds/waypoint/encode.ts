@@ -23,6 +23,7 @@ import { stringMatchText } from "../../domain/string-match.js";
 import type { Address } from "../../gen/istio/security/authorization.js";
 import * as proto from "../../gen/meltemi/v1/waypoint.js";
 import { addressBytes } from "../encode/bytes.js";
+import { authenticationMessage, authorizerMessage, policyTarget } from "./encode-authentication.js";
 
 export function encodeConfig(config: CompiledWaypointConfig): Uint8Array {
   switch (config.kind) {
@@ -35,6 +36,10 @@ export function encodeConfig(config: CompiledWaypointConfig): Uint8Array {
       return proto.Served.encode(servedMessage(config)).finish();
     case "http_route":
       return proto.HttpRoute.encode(routeMessage(config)).finish();
+    case "request_authentication":
+      return proto.RequestAuthentication.encode(authenticationMessage(config)).finish();
+    case "key_set":
+      return proto.KeySet.encode({ jwks: Buffer.from(config.jwks), requires: [] }).finish();
     case "request_policy":
       return proto.HttpAuthorization.encode(policyMessage(config)).finish();
     case "traffic_policy":
@@ -199,6 +204,7 @@ function filterMessage(filter: CompiledFilter): proto.HttpFilter {
             abortStatus: filter.abort?.status ?? 0,
             abortPerMillion: filter.abort?.perMillion ?? 0,
             abortGrpcStatus: filter.abort?.grpcStatus,
+            byHeader: false,
           },
         },
       };
@@ -213,7 +219,7 @@ function filterMessage(filter: CompiledFilter): proto.HttpFilter {
             exposeHeaders: [...filter.exposeHeaders],
             maxAgeS: filter.maxAgeS,
             allowCredentials: filter.allowCredentials,
-            forwardUnmatched: false,
+            forwardUnmatched: filter.forwardUnmatched === true,
           },
         },
       };
@@ -286,15 +292,10 @@ function policyMessage(policy: CompiledRequestPolicy): proto.HttpAuthorization {
     sourceObject: policy.sourceObject,
     action: actions[policy.action],
     dryRun: policy.dryRun,
-    targets: policy.targets.map((target) => ({
-      kind:
-        target.type === "waypoint"
-          ? { $case: "waypoint", value: true }
-          : { $case: "service", value: target.service },
-    })),
+    targets: policy.targets.map(policyTarget),
     rules: policy.rules.map(authorizationRule),
     provider: policy.provider,
-    external: undefined,
+    external: policy.external && authorizerMessage(policy.external),
     requires: [],
   };
 }

@@ -16,6 +16,9 @@ export function namedBy(config: CompiledWaypointConfig): readonly string[] {
     case "http_route":
       return targetsOf(config).flatMap(({ service }) => service ?? []);
     case "request_policy":
+      return config.external ? [config.external.service] : [];
+    case "request_authentication":
+    case "key_set":
     case "traffic_policy":
     case "waypoint":
       return [];
