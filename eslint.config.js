@@ -14,7 +14,8 @@ const rooms = {
   "sources/decode": ["domain"],
   "sources/files": ["domain", "platform", "sources/decode"],
   "sources/kube": ["domain", "platform", "sources/decode"],
-  controllers: ["domain", "platform", "sources/kube"],
+  controllers: ["domain", "platform", "sources/decode", "sources/kube"],
+  manifests: ["domain", "ca", "controllers", "sources/decode", "sources/kube"],
   model: ["domain"],
   compile: ["domain", "model"],
   xds: ["domain", "platform", "compile", "gen"],
@@ -72,6 +73,7 @@ export default tseslint.config(
       "src/node/relay/**",
       "src/node/keys/**",
     ],
+      "src/node/cri/**",
     rules: {
       "no-restricted-imports": [
         "error",

@@ -26,7 +26,7 @@ export interface SecretKeysOptions {
 export const ownSecret = "meltemi-ca";
 export const pluggedSecret = "cacerts";
 /** Which keys are in force and since when, one answer for all replicas. */
-const stateMap: string = "meltemi-ca-state";
+export const stateMap: string = "meltemi-ca-state";
 /** Of its life, when our own issuing certificate is replaced. */
 const renewIssuingAtFraction = 2 / 3;
 const mostTries = 10;

@@ -171,7 +171,7 @@ async function addProcessCommands(program: Command, chosen: string | undefined):
   switch (chosen) {
     case "control-plane": {
       const { addControlPlaneFlags, readControlPlaneOptions } = await import("./control-plane/options.js");
-      addControlPlaneFlags(controlPlane).action(async (flags: TextFlags) => {
+      addControlPlaneFlags(controlPlane).action(async (flags: Flags) => {
         const options = readControlPlaneOptions(flags, process.env);
         const { runControlPlane } = await import("./control-plane/run.js");
         await runControlPlane(options, endSignal());
@@ -235,6 +235,36 @@ function addOfflineCommands(program: Command): void {
     });
 }
 
+const repeated = (value: string, before: readonly string[]): readonly string[] => [...before, value];
+
+function addInstallCommands(program: Command): void {
+  program
+    .command("manifest")
+    .description("the objects of an installation on a cluster")
+    .command("generate")
+    .description("prints them as YAML, for kubectl apply")
+    .option("--set <name=value>", "a value of the installation; may be repeated", repeated, [])
+    .action(async (flags: { readonly set: readonly string[] }) => {
+      const { renderObjects, renderYaml } = await import("../manifests/render.js");
+      const { readValues } = await import("../manifests/values.js");
+      process.stdout.write(renderYaml(renderObjects(readValues(flags.set))));
+    });
+  program
+    .command("node-profiles")
+    .description("writes the seccomp profiles of the node's containers where a kubelet looks for them")
+    .requiredOption("--to <dir>", "the kubelet's directory seccomp")
+    .action(async (flags: { readonly to: string }) => {
+      const path = await import("node:path");
+      const { seccompProfiles } = await import("../manifests/profiles.js");
+      const { systemFiles } = await import("../platform/files.js");
+      for (const [name, profile] of seccompProfiles()) {
+        const file = path.join(flags.to, name);
+        await systemFiles.makeDirectory(path.dirname(file), 0o755);
+        await systemFiles.writeAtomic(file, profile, { mode: 0o644 });
+      }
+    });
+}
+
 async function main(argv: readonly string[]): Promise<void> {
   expectBrokenPipes(argv[2]);
   const program = new Command("meltemi");
@@ -263,6 +293,7 @@ async function main(argv: readonly string[]): Promise<void> {
       );
     });
   addOfflineCommands(program);
+  addInstallCommands(program);
   await addProcessCommands(program, argv[2]);
   await program.parseAsync([...argv]);
 }

@@ -1,6 +1,7 @@
 /** `meltemi node`: flags to one typed object, the real platform, signals. */
 import { join, resolve } from "node:path";
 import type { Command } from "commander";
+import type { Registry } from "prom-client";
 import { MeltemiError } from "../domain/error.js";
 import { redirectModes } from "../node/capture/support.js";
 import type { AgentOptions } from "../node/agent-options.js";
@@ -12,7 +13,11 @@ import { createLogger, defaultLogFormat, parseLogLevel, type Logger } from "../p
 import { loadNative } from "../platform/native.js";
 import { keepHeapSmall } from "../platform/small-heap.js";
 import { systemRandom } from "../platform/random.js";
+import type { Source } from "../domain/source-event.js";
 import { FileSource } from "../sources/files/file-source.js";
+import { openKubeApi } from "../sources/kube/http-api.js";
+import { KubeSource } from "../sources/kube/kube-source.js";
+import { KubeMetrics } from "../sources/kube/metrics.js";
 import { parseChoice, parseDnsName, parseListen, parseLogFormat } from "./flags.js";
 import { redirectModeHelp } from "./redirect-mode.js";
 import { readVersion } from "./version.js";
@@ -22,7 +27,10 @@ type Flags = Readonly<Record<string, string | boolean | undefined>>;
 export function addNodeFlags(command: Command): Command {
   return command
     .requiredOption("--node <name>", "this node's name, as in spec.nodeName")
-    .requiredOption("--config <dir>", "directory of Kubernetes YAML")
+    .option("--config <dir>", "directory of Kubernetes YAML")
+    .option("--kubernetes", "pods and namespaces are those of the cluster that this pod runs in")
+    .option("--kubeconfig <file>", "the same of the cluster of this kubeconfig's current context")
+    .option("--cri-socket <path>", "the container runtime's socket, or none", "none")
     .requiredOption("--run-dir <dir>", "this node's sockets")
     .requiredOption("--state-dir <dir>", "this node's last good state and logs")
     .requiredOption("--control-plane <address>", "https://HOST:PORT or unix:PATH")
@@ -68,7 +76,8 @@ export function readNodeOptions(flags: Flags): AgentOptions {
   const format = text("logFormat");
   return {
     node: parseDnsName("--node", text("node")),
-    config: resolve(text("config")),
+    ...readSource(flags, text),
+    criSocket: readPath(text("criSocket")),
     runDir: resolve(text("runDir")),
     stateDir: resolve(text("stateDir")),
     controlPlane: text("controlPlane"),
@@ -90,12 +99,31 @@ export function readNodeOptions(flags: Flags): AgentOptions {
   };
 }
 
+const readPath = (value: string): string | undefined =>
+  value === "none" || value === "" ? undefined : resolve(value);
+
+/** A directory or a cluster. @throws MeltemiError `bad_input` where both are named, or neither */
+function readSource(flags: Flags, text: (name: string) => string): Pick<AgentOptions, "config" | "cluster"> {
+  const [config, kubeconfig] = [text("config"), text("kubeconfig")];
+  const onCluster = flags["kubernetes"] === true || kubeconfig !== "";
+  if (onCluster === (config === "")) {
+    return {
+      config: config === "" ? "" : resolve(config),
+      cluster: onCluster ? { kubeconfig: readPath(kubeconfig) } : undefined,
+    };
+  }
+  throw new MeltemiError(
+    "bad_input",
+    onCluster ? "--config does not go together with a cluster" : "--config is missing",
+    {
+      hint: "name a directory of Kubernetes YAML (--config), or a cluster (--kubernetes or --kubeconfig FILE)",
+    },
+  );
+}
+
 /** `none`, or left out, everywhere: no plugin is served. */
 function readCniOptions(text: (name: string) => string): AgentOptions["cni"] {
-  const path = (name: string): string | undefined => {
-    const value = text(name);
-    return value === "none" || value === "" ? undefined : resolve(value);
-  };
+  const path = (name: string): string | undefined => readPath(text(name));
   const [socket, binDir, confDir] = [path("cniSocket"), path("cniBinDir"), path("cniConfDir")];
   const whenUnknown = parseChoice("--cni-when-unknown", text("cniWhenUnknown") || "retry", whenUnknownRules);
   const kubernetes = path("cniKubernetes");
@@ -104,6 +132,27 @@ function readCniOptions(text: (name: string) => string): AgentOptions["cni"] {
   throw new MeltemiError("bad_input", "--cni-socket is none, and --cni-bin-dir or --cni-conf-dir is not", {
     hint: "an installed plugin asks the agent at its socket: name one, as /run/meltemi/cni.sock",
   });
+}
+
+/** This node's pods, and all namespaces: of neither more is asked for than the agent needs. */
+async function clusterSource(
+  { kubeconfig }: NonNullable<AgentOptions["cluster"]>,
+  options: AgentOptions,
+  clock: Clock,
+  log: Logger,
+): Promise<(registry: Registry) => Source> {
+  const api = await openKubeApi(kubeconfig, { clock, version: readVersion() }, "node");
+  return (registry) =>
+    new KubeSource({
+      api,
+      cluster: options.clusterId,
+      clock,
+      random: systemRandom,
+      log,
+      metrics: new KubeMetrics(registry, clock),
+      kinds: ["Pod", "Namespace"],
+      select: { Pod: { fieldSelector: `spec.nodeName=${options.node}` } },
+    });
 }
 
 /** This node's pods. A file that is broken when the machine starts must not take its pods out of the mesh. */
@@ -133,6 +182,10 @@ export async function runNode(options: AgentOptions): Promise<void> {
     clock,
     fields: { scope: "node", node: options.node },
   });
+  const source =
+    options.cluster === undefined
+      ? () => podSource(options, clock, log)
+      : await clusterSource(options.cluster, options, clock, log);
   const { PATH = "/usr/sbin:/usr/bin:/sbin:/bin" } = process.env;
   await runAgent(
     options,
@@ -142,7 +195,7 @@ export async function runNode(options: AgentOptions): Promise<void> {
       clock,
       random: systemRandom,
       log,
-      source: podSource(options, clock, log),
+      source,
       version: readVersion(),
       proxyEnvironment: { PATH },
     },

@@ -7,7 +7,12 @@ import type { CniOptions } from "./cni/assembly.js";
 /** The agent's flags (docs/node-interfaces.md, "Agent's command line"), once, as one typed object. */
 export interface AgentOptions {
   readonly node: string;
+  /** The directory of YAML; with `cluster`, unused. */
   readonly config: string;
+  /** Pods and namespaces are those of a cluster; undefined: of the directory. */
+  readonly cluster: { readonly kubeconfig: string | undefined } | undefined;
+  /** The container runtime's socket (CRI), by which pods that ran before the agent are found; undefined: it is not asked. */
+  readonly criSocket: string | undefined;
   readonly runDir: string;
   readonly stateDir: string;
   readonly controlPlane: string;

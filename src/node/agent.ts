@@ -6,6 +6,7 @@ import { setMaxListeners } from "node:events";
 import { fstatSync } from "node:fs";
 import { messageOf } from "../domain/error.js";
 import { every, type Clock } from "../platform/clock.js";
+import type { Registry } from "prom-client";
 import type { Source } from "../domain/source-event.js";
 import type { Files } from "../platform/files.js";
 import type { Logger } from "../platform/logger.js";
@@ -19,6 +20,7 @@ import { adminHandler, controlHandler } from "./admin/handlers.js";
 import { metricsPages, readyPages, servePages } from "./admin/tcp.js";
 import { agentLimits as limits, agentPaths, type AgentOptions } from "./agent-options.js";
 import { assembleCni, type CniPart } from "./cni/assembly.js";
+import { assembleCri } from "./cri/assembly.js";
 import { assembleCaptures } from "./capture/assembly.js";
 import { assembleEnrolment } from "./enrol/assembly.js";
 import type { NodePods } from "./enrol/node-pods.js";
@@ -39,7 +41,8 @@ export interface AgentPlatform {
   readonly clock: Clock;
   readonly random: Random;
   readonly log: Logger;
-  readonly source: Source;
+  /** The node's pods and all namespaces; its metrics are the agent's. */
+  readonly source: (registry: Registry) => Source;
   readonly version: string;
   /** Environment of the data plane. */
   readonly proxyEnvironment: Readonly<Record<string, string>>;
@@ -54,7 +57,7 @@ export async function runAgent(
   platform: AgentPlatform,
   signal: AbortSignal,
 ): Promise<void> {
-  const { native, files, clock, random, log, source } = platform;
+  const { native, files, clock, random, log } = platform;
   const paths = agentPaths(options);
   for (const directory of [options.runDir, options.stateDir, paths.logs])
     await files.makeDirectory(directory, 0o700);
@@ -125,6 +128,7 @@ export async function runAgent(
       },
       listen(options.cni.socket, "cni"),
     );
+  const cri = options.criSocket === undefined ? undefined : assembleCri(options.criSocket, platform, pods);
   const relay = assembleRelay(options, paths, platform, {
     listen: { ...listen(paths.xds, "xds"), onMalformed: () => metrics.peerMalformed("xds") },
     registry: metrics.registry,
@@ -163,8 +167,10 @@ export async function runAgent(
   let supervising: Promise<void> | undefined;
   try {
     await cni?.load();
+    await cri?.load(signal);
     running.push(
       Promise.resolve(cni?.run(servers.signal)),
+      Promise.resolve(cri?.run(signal)),
       keys.run(native.PacketListener.bind(paths.keys, 0o600), servers.signal),
       relay.run(servers.signal),
       serveAdmin(monitor, listen),
@@ -192,7 +198,7 @@ export async function runAgent(
     supervising = supervisor?.run(AbortSignal.any([signal, failed.signal]));
     running.push(Promise.resolve(supervising));
     log.info("node agent started", { version: platform.version });
-    const sourcing = source.run((batch) => {
+    const sourcing = platform.source(metrics.registry).run((batch) => {
       monitor.configured();
       for (const problem of batch.problems) log.debug("configuration problem", { ...problem });
       pods.take(batch);
@@ -216,6 +222,7 @@ export async function runAgent(
   } finally {
     servers.abort();
     safe.clear();
+    cri?.close();
     await Promise.allSettled(running);
   }
   log.info("node agent stopped");

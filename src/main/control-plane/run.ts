@@ -1,32 +1,28 @@
 /**
- * The control plane as one process: a directory of YAML -> model -> compiled values -> discovery
+ * The control plane as one process: a directory of YAML, or a cluster -> model -> compiled values -> discovery
  * streams, and beside them the CA, on one authenticated TLS listener.
  */
 import { Server } from "@grpc/grpc-js";
 import { setMaxListeners } from "node:events";
 import { join } from "node:path";
 import { Authority } from "../../ca/authority.js";
-import { GivenKeys } from "../../ca/key-source.js";
-import { KeyStore } from "../../ca/key-store.js";
 import { makePrivateDirectory, requirePrivate, writePrivateFile } from "../../ca/private-files.js";
 import { addCertificateService } from "../../ca/service/certificate-service.js";
 import { listenTls, type ListenAddress } from "../../ca/service/tls-listener.js";
 import { addTrustService } from "../../ca/service/trust-service.js";
-import { Callers, waypointOf, WaypointTokens } from "../../ca/callers.js";
-import { NodeTokens } from "../../ca/tokens.js";
+import { waypointOf } from "../../ca/callers.js";
 import { Compiler } from "../../compile/compiler.js";
 import { defaultCompileConfig } from "../../compile/config.js";
 import { messageOf } from "../../domain/error.js";
 import { parseSpiffeId } from "../../domain/identity.js";
 import { formatProblem, type Problem } from "../../domain/problem.js";
-import { isWaypoint } from "../../domain/waypoint-class.js";
 import type { SourceBatch } from "../../domain/source-event.js";
 import { every, systemClock } from "../../platform/clock.js";
-import { systemFiles } from "../../platform/files.js";
-import { createLogger, type Logger } from "../../platform/logger.js";
+import { createLogger } from "../../platform/logger.js";
 import { loadNative } from "../../platform/native.js";
+import { systemRandom } from "../../platform/random.js";
+import { metricsPages, readyPages, servePages } from "../../node/admin/tcp.js";
 import { serveUnixHttp, type HttpHandler } from "../../platform/unix-http-server.js";
-import { FileSource } from "../../sources/files/file-source.js";
 import { CompiledSnapshot } from "../../xds/compiled-snapshot.js";
 import { DiscoveryHub } from "../../xds/delta-stream.js";
 import { DiscoveryMetrics } from "../../xds/discovery-metrics.js";
@@ -35,6 +31,9 @@ import { discoveryServiceDefinition } from "../../xds/wire.js";
 import { ConfigHub } from "../../xds/waypoint/config-hub.js";
 import { readVersion } from "../version.js";
 import { adminHandler, controlHandler } from "./admin.js";
+import { openCluster, type ClusterPlatform } from "./cluster.js";
+import type { Ground } from "./ground.js";
+import { openMachine } from "./machine.js";
 import { MeshPods } from "./mesh-pods.js";
 import { caCounters, createRegistry, observe, observedStrangers } from "./metrics.js";
 import type { ControlPlaneOptions } from "./options.js";
@@ -51,7 +50,7 @@ import { StandingChecks } from "./standing-checks.js";
 /** How long calls under way may go on when the process is asked to end. */
 const shutdownGraceMs = 500;
 /** Listeners, timers and servers that end with the process; streams and connections are not among them. */
-const mostTasks = 24;
+const mostTasks = 64;
 /** How often a rotation looks whether its phase is over. */
 const rotationTickMs = 250;
 /** A node may see its new pod before the control plane does; see CertificateServiceOptions. */
@@ -104,17 +103,19 @@ async function run(options: ControlPlaneOptions, stop: AbortController): Promise
   const hub = new DiscoveryHub(snapshot, () => clock.monotonic());
   const configs = new ConfigHub(() => clock.monotonic());
   const pods = new MeshPods(compiler.mesh, config.enrolment, options.trustDomain);
-  const tokens = new NodeTokens(join(options.stateDir, "tokens"));
   const registry = createRegistry(version);
   const strangers = observedStrangers(registry);
-  const waypointTokens = new WaypointTokens(join(options.stateDir, "waypoint-tokens"));
-  const authenticator = strangers.knowing(new Callers(tokens, waypointTokens));
+  const ground = await openGround(
+    options,
+    { clock, random: systemRandom, log, registry, version },
+    stop.signal,
+  );
+  const authenticator = strangers.knowing(ground.callers(compiler.mesh));
   let problems: readonly Problem[] = [];
 
-  const store = new KeyStore(join(options.stateDir, "ca"));
   const authority = new Authority({
     trustDomain: options.trustDomain,
-    keys: options.caDir === undefined ? store : new GivenKeys(options.caDir, store),
+    keys: ground.keys,
     clock,
     log,
     certificateTtlMs: options.certificateTtlMs,
@@ -127,8 +128,7 @@ async function run(options: ControlPlaneOptions, stop: AbortController): Promise
   authority.onChange(publishRoots);
   const checks = new StandingChecks({
     objects: () => compiler.mesh.objects(),
-    // A directory's pods are this machine's, in network namespaces that they name.
-    checks: { ...config, standalone: true },
+    checks: { ...config, standalone: ground.standalone },
     clock,
     log,
     signal: stop.signal,
@@ -165,7 +165,7 @@ async function run(options: ControlPlaneOptions, stop: AbortController): Promise
   addTrustService(server, authority, authenticator, stop.signal);
 
   const onBatch = (batch: SourceBatch): void => {
-    ensureTokens(tokens, waypointTokens, batch, log);
+    ground.expect(batch);
     const change = compiler.apply(batch.events);
     // Waypoints are told policies before the addresses, and routes after them (DiscoveryService).
     const announce = configs.applyChange(change);
@@ -175,16 +175,11 @@ async function run(options: ControlPlaneOptions, stop: AbortController): Promise
     problems = batch.problems;
     for (const problem of problems.map(formatProblem))
       if (!known.has(problem)) log.warn("configuration problem", { problem });
+    ground.changed(batch, compiler.mesh);
     pods.changed();
     checks.changed();
   };
-  const source = new FileSource({
-    directory: options.config,
-    clock,
-    logger: log,
-    lastGood: { directory: join(options.stateDir, "last-good"), files: systemFiles },
-  });
-  const sourcing = source.run(onBatch, stop.signal);
+  const sourcing = ground.source.run(onBatch, stop.signal);
   sourcing.catch(() => stop.abort());
 
   const addresses: ListenAddress[] = [{ type: "unix", path: join(options.runDir, "control-xds.sock") }];
@@ -201,7 +196,14 @@ async function run(options: ControlPlaneOptions, stop: AbortController): Promise
     graceMs: shutdownGraceMs,
   });
 
-  const waiting = (): string[] => (snapshot.ready ? [] : ["configuration"]);
+  const waiting = (): string[] =>
+    snapshot.ready ? [] : ["configuration", ...ground.waiting().map((kind) => `configuration: ${kind}`)];
+  for (const [address, pages] of [
+    [options.metricsAddress, metricsPages(() => registry.metrics())],
+    [options.readyAddress, readyPages(waiting)],
+  ] as const) {
+    if (address !== undefined) await servePages(address, pages, stop.signal);
+  }
   const adminOptions = {
     authority,
     registry,
@@ -244,6 +246,8 @@ async function run(options: ControlPlaneOptions, stop: AbortController): Promise
     });
   const admin = serve("control-admin.sock", adminHandler(adminOptions));
   const control = serve("control-control.sock", controlHandler(adminOptions));
+  const beside = ground.run(authority, stop.signal);
+  beside.catch(() => stop.abort());
   const ticking = every(clock, rotationTickMs, () => authority.tick(), {
     signal: stop.signal,
     onError: (error) => log.error("rotation failed", { error: messageOf(error) }),
@@ -256,23 +260,20 @@ async function run(options: ControlPlaneOptions, stop: AbortController): Promise
     log.info("control plane stopping");
     stop.abort();
     discovery.close();
-    await Promise.all([listening.ended, admin.ended, control.ended, ticking]);
+    await Promise.all([listening.ended, admin.ended, control.ended, ticking, beside]);
     authority.close();
     log.info("control plane stopped");
   }
 }
 
-/** Every node that a pod names, and every waypoint, has a token from then on. */
-function ensureTokens(tokens: NodeTokens, waypoints: WaypointTokens, batch: SourceBatch, log: Logger): void {
-  for (const event of batch.events) {
-    if (event.type !== "apply") continue;
-    const { object } = event;
-    try {
-      if (object.kind === "Pod" && object.nodeName !== undefined) tokens.ensure(object.nodeName);
-      if (object.kind === "Gateway" && isWaypoint(object))
-        waypoints.ensure(object.meta.namespace, object.meta.name);
-    } catch (error) {
-      log.error("no token made", { object: `${object.kind} ${object.meta.name}`, error: messageOf(error) });
-    }
-  }
+/** A directory's pods are this machine's; a cluster's are anywhere. */
+function openGround(
+  options: ControlPlaneOptions,
+  platform: ClusterPlatform,
+  signal: AbortSignal,
+): Promise<Ground> | Ground {
+  if (options.cluster === undefined) return openMachine(options, platform.clock, platform.log);
+  const { clusterId, trustDomain, stateDir } = options;
+  const ledgerPath = join(stateDir, "ca", "issued.jsonl");
+  return openCluster({ ...options.cluster, clusterId, trustDomain, ledgerPath }, platform, signal);
 }

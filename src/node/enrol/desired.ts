@@ -77,6 +77,8 @@ export class DesiredPods {
   readonly #pods = new Map<string, PodObject>();
   readonly #namespaces = new Map<string, NamespaceObject>();
   readonly #sandboxes = new Map<string, Sandbox>();
+  /** Those that were found by asking the runtime, for pods that nobody told of. */
+  #found = new Map<string, Sandbox>();
 
   constructor(private readonly scope: NodeScope) {}
 
@@ -109,8 +111,15 @@ export class DesiredPods {
 
   /** Takes what the runtime tells of a pod's sandbox; undefined: it is gone. */
   place(key: string, sandbox: Sandbox | undefined): void {
-    if (sandbox === undefined) this.#sandboxes.delete(key);
-    else this.#sandboxes.set(key, sandbox);
+    if (sandbox === undefined) {
+      this.#sandboxes.delete(key);
+      this.#found.delete(key);
+    } else this.#sandboxes.set(key, sandbox);
+  }
+
+  /** Takes all sandboxes that the runtime has now. What it told by itself (`place`) comes before. */
+  found(sandboxes: ReadonlyMap<string, Sandbox>): void {
+    this.#found = new Map(sandboxes);
   }
 
   /** Undefined where the source has not told of the pod, or of another one of that name. An empty uid matches any. */
@@ -142,7 +151,7 @@ export class DesiredPods {
 
   /** The pod as it runs: what the runtime told comes before what the source says. */
   #placed(key: string, pod: PodObject): { readonly pod: PodObject; readonly netnsInode?: number } {
-    const sandbox = this.#sandboxes.get(key);
+    const sandbox = this.#sandboxes.get(key) ?? this.#found.get(key);
     if (sandbox === undefined || !sameUid(pod.meta.uid, sandbox.podUid)) return { pod };
     return {
       pod: { ...pod, netns: sandbox.netns, ips: sandbox.ips },

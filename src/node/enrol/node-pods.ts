@@ -66,6 +66,21 @@ export class NodePods {
     this.#tell();
   }
 
+  /** Takes all sandboxes that the runtime has, for pods that it did not tell of by itself. */
+  found(sandboxes: ReadonlyMap<string, Sandbox>): void {
+    this.desired.found(sandboxes);
+    if (!this.#started) return;
+    this.#reconcile();
+    this.#tell();
+  }
+
+  /** Whether a pod that is to be in the mesh has no place, or could not be paired where it was. */
+  hasUnplacedPods(): boolean {
+    return [...this.#enrolments.values()].some(
+      ({ pod, state }) => pod.netns === undefined || state.phase === "failed",
+    );
+  }
+
   /** Takes what the runtime tells of a pod's sandbox; undefined: it has been taken down, with all that ran in it. */
   place(key: string, sandbox: Sandbox | undefined): void {
     this.desired.place(key, sandbox);
