@@ -69,6 +69,19 @@ export interface NetnsAddress {
   readonly prefix: number;
 }
 
+/** A namespace for `glanceNetns`. */
+export interface NetnsPlace {
+  readonly path: string;
+  readonly inode: number;
+  readonly expected: number;
+}
+
+/** `name` below `net/`, for example `net/ipv4/fwmark_reflect`. */
+export interface SysctlValue {
+  readonly name: string;
+  readonly value: string;
+}
+
 /** `code` is the exit code, or 128 + the signal's number. */
 export interface ProgramResult {
   readonly code: number;
@@ -151,6 +164,11 @@ export interface NodeBpf {
   markForDrain(netnsFd: number, inode: number): number;
   /** What is not as attached, in constant phrases; empty: intact. */
   verify(netnsFd: number, inode: number): readonly string[];
+  /**
+   * The short look at many pods: those (of `inodes`) whose links or settings are not as the last `verify` found them
+   * intact, or that it has not looked at since they were attached. Some microseconds for each pod, on a thread of its own.
+   */
+  glance(inodes: readonly number[]): Promise<readonly number[]>;
   /** Packets by reason since the guard was attached, both directions together; every reason is there. */
   counters(inode: number): Readonly<Record<string, number>>;
   /** Removes everything of a pod, also when its namespace is gone, or nothing is there. */
@@ -217,6 +235,15 @@ export interface NativeAddon {
   writeNetnsSysctl(fd: number, name: string, value: string): Promise<void>;
   /** Values of sysctls below `net/`, as seen from inside the namespace; `null` for one that is not there. */
   readNetnsSysctls(fd: number, names: readonly string[]): Promise<readonly (string | null)[]>;
+  /**
+   * The short look into many namespaces, on one thread that ends with it: the inodes of those whose path leads elsewhere
+   * by now, or cannot be opened, or that have another value of a sysctl. `expected` of a place is an index into `expected`;
+   * a sysctl that is not there counts as right.
+   */
+  glanceNetns(
+    places: readonly NetnsPlace[],
+    expected: readonly (readonly SysctlValue[])[],
+  ): Promise<readonly number[]>;
   /** The text of the namespace's /proc/net/tcp and tcp6. */
   netnsTcpTable(fd: number): Promise<string>;
   /** The seals of a memfd (F_GET_SEALS, bits as in fcntl(2)); throws for anything that is not one. */

@@ -72,6 +72,11 @@ export class Captures {
     ]);
   }
 
+  /** The node's programs; undefined where the kernel has no BPF for us. */
+  get programs(): NodeBpf | undefined {
+    return this.parts.programs;
+  }
+
   /** For a pod that is captured already: the mode it has. Mode `bpf` is nothing without its programs. */
   of(record: CaptureRecord | undefined): Capture {
     const mode = record?.mode ?? this.choice.mode;

@@ -5,6 +5,8 @@
  * enrolment knows only `PodCapture` (pod-capture.ts), which puts one of each together.
  */
 
+import type { SysctlValue } from "../../platform/native.js";
+
 /** An open network namespace: the descriptor pins it, so that a name given to another namespace meanwhile changes nothing. */
 export interface Netns {
   readonly fd: number;
@@ -81,6 +83,16 @@ export interface LayerState {
   readonly counts: Counts;
 }
 
+/** What of a layer changes without the kernel's announcing it: looked at every few seconds (enrol/patrol.ts). */
+export interface Unannounced {
+  /** With the values that they are to have; the same list for all pods that are to have the same. */
+  readonly sysctls?: readonly SysctlValue[];
+  /** Whether programs are attached to the pod. */
+  readonly programs?: true;
+  /** Where only a program of the system can tell: whether all is as applied. */
+  readonly ask?: () => Promise<boolean>;
+}
+
 /** Brings a pod's new connections to the data plane. */
 export interface Redirection {
   readonly name: ModeName;
@@ -90,8 +102,8 @@ export interface Redirection {
   apply(pod: CapturedPod, form: CaptureForm): Promise<void>;
   /** Compares the namespace with what `apply` makes of it. */
   verify(pod: CapturedPod, form: CaptureForm): Promise<LayerState>;
-  /** Whether what netlink does not tell of is as applied; at little cost, for it is asked often. */
-  glance(netns: Netns): Promise<boolean>;
+  /** Asked often: it costs nothing. */
+  unannounced(netns: Netns): Unannounced;
   /** The counters alone, at less cost. Empty where nothing is in force. */
   counts(netns: Netns): Promise<Counts>;
   /** Leaves the namespace as it was before `prepare`; succeeds where nothing was applied. */
@@ -111,7 +123,7 @@ export interface Guard {
   drain(pod: CapturedPod): Promise<void>;
   verify(pod: CapturedPod): Promise<LayerState>;
   /** As of a redirection. */
-  glance(netns: Netns): Promise<boolean>;
+  unannounced(netns: Netns): Unannounced;
   counts(netns: Netns): Promise<Counts>;
   /** Leaves no trace, also of a namespace that is gone. */
   detach(netns: Pick<Netns, "inode"> & Partial<Netns>): Promise<void>;

@@ -1,5 +1,14 @@
 import { addressHex, countCarried } from "./carried.js";
-import type { CapturedPod, Guard, GuardName, LayerCounts, ModeName, Netns, Redirection } from "./mode.js";
+import type {
+  CapturedPod,
+  Guard,
+  GuardName,
+  LayerCounts,
+  ModeName,
+  Netns,
+  Redirection,
+  Unannounced,
+} from "./mode.js";
 import type { Originals } from "./originals.js";
 import type { GuardKind } from "./support.js";
 
@@ -34,8 +43,8 @@ export interface Capture {
   /** New connections go directly, carried ones go on. */
   drain(pod: CapturedPod): Promise<void>;
   verify(pod: CapturedPod): Promise<CaptureState>;
-  /** Whether what netlink does not tell of is as applied; at little cost. */
-  glance(netns: Netns): Promise<boolean>;
+  /** What of both layers netlink does not tell of. */
+  unannounced(netns: Netns): Unannounced;
   /** Puts both layers right. */
   repair(pod: CapturedPod): Promise<void>;
   counts(netns: Netns): Promise<LayerCounts>;
@@ -104,12 +113,9 @@ export class LayeredCapture implements Capture {
     };
   }
 
-  async glance(netns: Netns): Promise<boolean> {
-    const intact = await Promise.all([
-      this.layers.redirection.glance(netns),
-      this.layers.guard.glance(netns),
-    ]);
-    return intact.every(Boolean);
+  unannounced(netns: Netns): Unannounced {
+    // Programs are both layers' and looked at together; the rest is the redirection's alone.
+    return { ...this.layers.guard.unannounced(netns), ...this.layers.redirection.unannounced(netns) };
   }
 
   async repair(pod: CapturedPod): Promise<void> {

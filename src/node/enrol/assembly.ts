@@ -9,6 +9,7 @@ import { netlinkWatch } from "../capture/watch.js";
 import { CapturedRecord } from "./captured.js";
 import { DesiredPods } from "./desired.js";
 import { NodePods } from "./node-pods.js";
+import { Patrol } from "./patrol.js";
 import { Claims, Pairing } from "./pairing.js";
 import type { DataPlanes } from "./pod-enrolment.js";
 import type { CaptureObserver } from "./pod-layers.js";
@@ -64,8 +65,14 @@ export async function assembleEnrolment(
     random,
     log,
     watch: netlinkWatch(native, log),
-    verifyIntervalMs: options.verifyIntervalMs,
-    watchedIntervalMs: options.watchedIntervalMs,
+    patrol: new Patrol({
+      clock,
+      log,
+      glanceNetns: (places, expected) => native.glanceNetns(places, expected),
+      programs: captures.programs,
+      roundMs: options.verifyIntervalMs,
+      closeLookMs: options.watchedIntervalMs,
+    }),
     captureGraceMs: options.captureGraceMs,
     drainTimeoutMs: options.drainTimeoutMs,
     removeRecorded: (key) => removeRecorded(key, captured, native, captures, log),

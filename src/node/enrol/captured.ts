@@ -56,6 +56,8 @@ export interface RecordFile {
 export class CapturedRecord {
   readonly #entries = new Map<string, CapturedNamespace>();
   #writing: Promise<void> = Promise.resolve();
+  /** A write that has not begun: it will say all that is known by then. */
+  #queued: Promise<void> | undefined;
   /** Whether the file says what is here. */
   #saved = true;
 
@@ -87,12 +89,18 @@ export class CapturedRecord {
     if (this.#entries.delete(key)) await this.#save();
   }
 
-  /** Without entries there is no file: nothing is left behind. */
+  /** Changes that come together are one write: of hundreds of pods each would write them all. */
   #save(): Promise<void> {
-    this.#writing = this.#writing.catch(() => undefined).then(() => this.#write());
-    return this.#writing;
+    this.#queued ??= this.#writing
+      .catch(() => undefined)
+      .then(() => {
+        this.#queued = undefined;
+        return (this.#writing = this.#write());
+      });
+    return this.#queued;
   }
 
+  /** Without entries there is no file: nothing is left behind. */
   async #write(): Promise<void> {
     this.#saved = false;
     if (this.#entries.size === 0) await this.file.remove();

@@ -24,15 +24,11 @@ export interface PodStatus {
 /** For how long a reading of the drop counters is good enough. */
 const dropsFreshMs = 1_000;
 
-/** Glances cost some tenths of a millisecond each: with many pods they are further apart, and no core is busy with them. */
-const glanceShareMs = 50;
-
 /** The phases in which a data plane may need the pod's certificate. */
 const announced: ReadonlySet<PodState["phase"]> = new Set(["announcing", "capturing", "refusing", "serving"]);
 
 /** All pods of the node: starts an enrolment for each that is to be in, and ends it when it is to be out. */
 export class NodePods {
-  readonly #ofOne: EnrolmentDependencies;
   readonly #enrolments = new Map<string, PodEnrolment>();
   readonly #running = new Set<Promise<void>>();
   #out: ReadonlyMap<string, OutPod> = new Map();
@@ -49,12 +45,8 @@ export class NodePods {
     private readonly desired: DesiredPods,
     private readonly claims: Claims,
     private readonly captured: CapturedRecord,
-    private readonly dependencies: Omit<EnrolmentDependencies, "glanceIntervalMs">,
+    private readonly dependencies: EnrolmentDependencies,
   ) {
-    this.#ofOne = {
-      ...dependencies,
-      glanceIntervalMs: () => Math.max(dependencies.verifyIntervalMs, this.#enrolments.size * glanceShareMs),
-    };
     this.firstRound = new Promise((resolve) => {
       this.#markStarted = resolve;
     });
@@ -145,7 +137,8 @@ export class NodePods {
     );
     const present = order.map((pod) => {
       const enrolment =
-        this.#enrolments.get(pod.key) ?? this.#start(new PodEnrolment(pod, this.#ofOne, () => this.#tell()));
+        this.#enrolments.get(pod.key) ??
+        this.#start(new PodEnrolment(pod, this.dependencies, () => this.#tell()));
       enrolment.want(pod);
       return enrolment.firstAttempt;
     });

@@ -20,12 +20,17 @@ export function netnsPaths(reference: string): readonly string[] {
   return reference.startsWith("/") ? [reference] : [`/run/netns/${reference}`, `/var/run/netns/${reference}`];
 }
 
-function openFirst(access: NetnsAccess, reference: string): Netns {
+/** A namespace that belongs to a pod, and the file by which it was found. */
+export interface PairedNetns extends Netns {
+  readonly path: string;
+}
+
+function openFirst(access: NetnsAccess, reference: string): PairedNetns {
   const failures: string[] = [];
   for (const path of netnsPaths(reference)) {
     try {
       const { fd, inode } = access.openNetns(path);
-      return { fd, inode };
+      return { fd, inode, path };
     } catch (error) {
       failures.push(messageOf(error));
     }
@@ -84,7 +89,7 @@ export class Pairing {
    * Opens and verifies a pod's namespace and claims it and the pod's addresses. The descriptor is the
    * caller's to give back with `release`. Throws `not_found`, `conflict` or `forbidden`, with nothing claimed.
    */
-  async pair(pod: EnrolledPod): Promise<Netns> {
+  async pair(pod: EnrolledPod): Promise<PairedNetns> {
     if (pod.netns === undefined) {
       throw new MeltemiError("not_found", "the pod names no network namespace", {
         hint: "set the annotation meltemi.io/netns to a name as in `ip netns`, or a path",
@@ -105,11 +110,8 @@ export class Pairing {
     }
   }
 
-  /**
-   * Whether the name still means this namespace: the cheap part of `verify`, for looking often. It costs no thread in the
-   * namespace. That the addresses are still there, the kernel tells (capture/watch.ts).
-   */
-  verifyName(pod: EnrolledPod, netns: Netns): "same" | "other_namespace" | "not_verified" {
+  /** Whether the name still means this namespace. */
+  #verifyName(pod: EnrolledPod, netns: Netns): "same" | "other_namespace" | "not_verified" {
     try {
       const now = openFirst(this.access, pod.netns ?? "");
       this.access.closeFd(now.fd);
@@ -127,7 +129,7 @@ export class Pairing {
     pod: EnrolledPod,
     netns: Netns,
   ): Promise<"same" | "other_namespace" | "address_gone" | "not_verified"> {
-    const name = this.verifyName(pod, netns);
+    const name = this.#verifyName(pod, netns);
     if (name !== "same") return name;
     try {
       await this.#verifyAddresses(pod, netns);

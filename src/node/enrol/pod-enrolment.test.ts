@@ -3,7 +3,7 @@ import { eventually } from "../../../test/helpers/eventually.js";
 import { RecordingLogger } from "../../../test/helpers/recording-logger.js";
 import { steadyRandom } from "../../../test/helpers/seeded-random.js";
 import { VirtualClock } from "../../../test/helpers/virtual-clock.js";
-import type { CapturedPod, LayerCounts } from "../capture/mode.js";
+import type { CapturedPod, LayerCounts, Unannounced } from "../capture/mode.js";
 import { noOriginals } from "../capture/originals.js";
 import type { Capture, CaptureState } from "../capture/pod-capture.js";
 import { readOptOuts } from "../capture/settings.js";
@@ -11,6 +11,7 @@ import type { ChangeWatch } from "../capture/watch.js";
 import { CapturedRecord } from "./captured.js";
 import type { EnrolledPod } from "./desired.js";
 import { Claims, Pairing } from "./pairing.js";
+import { Patrol } from "./patrol.js";
 import { PodEnrolment, type DataPlanes } from "./pod-enrolment.js";
 import { report } from "./pod-state.js";
 
@@ -85,8 +86,8 @@ class World implements Capture, DataPlanes {
     this.settings = pod.settings;
     return Promise.resolve({ broken: this.broken.splice(0), counts: this.counted });
   }
-  glance(): Promise<boolean> {
-    return Promise.resolve(this.seemsIntact);
+  unannounced(): Unannounced {
+    return { ask: () => Promise.resolve(this.seemsIntact) };
   }
   repair(): Promise<void> {
     this.done.push("repair");
@@ -144,6 +145,18 @@ class World implements Capture, DataPlanes {
           : Promise.reject(new Error(this.recordError)),
       remove: () => Promise.resolve(void (this.#recorded = undefined)),
     });
+    const patrol = new Patrol({
+      clock: this.clock,
+      log: this.log,
+      glanceNetns: (places) => {
+        const named = (path: string) => this.namespaces.get(path.slice(path.lastIndexOf("/") + 1));
+        const differing = places.filter(({ path, inode }) => this.openError !== "" || named(path) !== inode);
+        return Promise.resolve(differing.map(({ inode }) => inode));
+      },
+      programs: undefined,
+      roundMs: 1000,
+      closeLookMs: 4000,
+    });
     return new PodEnrolment(podA, {
       pairing: new Pairing(access, claims, []),
       captures: { of: () => this, replace: () => Promise.resolve() },
@@ -158,9 +171,7 @@ class World implements Capture, DataPlanes {
       random: steadyRandom(1),
       log: this.log,
       watch: () => Promise.resolve(this.watch),
-      verifyIntervalMs: 1000,
-      watchedIntervalMs: 3000,
-      glanceIntervalMs: () => 1000,
+      patrol,
       captureGraceMs: 2000,
       drainTimeoutMs: 500,
       removeRecorded: () => Promise.resolve(void this.done.push("remove recorded")),
@@ -317,12 +328,26 @@ describe("a pod's enrolment", () => {
       const { phase } = begin(world);
       await phase("serving");
       await eventually("the first look", () => world.looks === 1);
-      for (let second = 1; second <= 3; second += 1) {
+      for (let second = 1; second <= 4; second += 1) {
         await eventually("the next look", () => world.clock.nextDelayMs === 1000);
         await world.clock.advance(1000);
       }
-      await eventually("the last look", () => world.looks === (told ? 2 : 4));
+      await eventually("the last look", () => world.looks === (told ? 2 : 5));
     }
+  });
+
+  it("hears from the patrol that its namespace is another one now, also where nothing else is looked at", async () => {
+    const world = new World();
+    world.watch = { next: () => new Promise(() => undefined), close: () => undefined };
+    const { phase } = begin(world);
+    await phase("serving");
+    await eventually("the first look", () => world.looks === 1);
+    world.namespaces.set("pa", 200);
+    world.addresses.set(200, []);
+    await eventually("the next round", () => world.clock.nextDelayMs === 1000);
+    await world.clock.advance(1000);
+    await phase("failed");
+    expect(world.done).toContain(`withdraw ${podA.workloadUid}`);
   });
 
   it("looks closely as soon as a glance finds what the kernel does not tell of", async () => {

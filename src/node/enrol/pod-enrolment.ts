@@ -1,14 +1,15 @@
 import { MeltemiError, messageOf } from "../../domain/error.js";
 import type { GuardName, ModeName, Netns } from "../capture/mode.js";
 import type { ChangeWatch, OpenWatch } from "../capture/watch.js";
-import type { Cancel, Clock } from "../../platform/clock.js";
+import type { Clock } from "../../platform/clock.js";
 import type { Logger } from "../../platform/logger.js";
 import { backoffMs, type Random } from "../../platform/random.js";
 import { pause } from "../pause.js";
 import type { CapturedRecord } from "./captured.js";
 import { EventSlot } from "./event-slot.js";
 import { sameOptOuts, samePod, type EnrolledPod } from "./desired.js";
-import type { Pairing } from "./pairing.js";
+import type { PairedNetns, Pairing } from "./pairing.js";
+import type { Patrol } from "./patrol.js";
 import { PodLayers, type CaptureObserver, type PodCaptures } from "./pod-layers.js";
 import type { PodState } from "./pod-state.js";
 
@@ -34,12 +35,8 @@ export interface EnrolmentDependencies {
   readonly random: Random;
   readonly log: Logger;
   readonly watch: OpenWatch;
-  /** Time between two looks at a pod's pairing, and, where the kernel does not tell of changes, at its capture. */
-  readonly verifyIntervalMs: number;
-  /** Time between two looks at the capture of a pod whose changes the kernel tells of. */
-  readonly watchedIntervalMs: number;
-  /** Time between two glances at what the kernel does not tell of. */
-  readonly glanceIntervalMs: () => number;
+  /** Passes by serving pods every few seconds, for what netlink does not tell of. */
+  readonly patrol: Pick<Patrol, "join">;
   /** How long a data plane may be away, or take to acknowledge a pod, before the pod is captured without it. */
   readonly captureGraceMs: number;
   /** How long carried connections may go on after a pod has left. */
@@ -180,22 +177,31 @@ export class PodEnrolment {
     await this.#layers.prepare(this.#pod, netns);
     if (signal.aborted) return this.#pause();
     const { name, namespace, serviceAccount } = pod;
+    // Ends with the attempt, and with the wish for it.
     const attempt = new AbortController();
+    const end = (): void => attempt.abort();
+    signal.addEventListener("abort", end);
     const served = dataPlanes.serve(
       { uid: pod.workloadUid, info: { name, namespace, serviceAccount }, netnsFd: netns.fd },
-      AbortSignal.any([signal, attempt.signal]),
+      attempt.signal,
     );
     this.#firstAttempt?.();
     try {
-      await this.#hold(pod, netns, served, signal);
+      await this.#hold(pod, netns, served, attempt.signal);
     } finally {
-      attempt.abort();
+      signal.removeEventListener("abort", end);
+      end();
     }
     await this.#pause();
   }
 
   /** Captures the pod once it is served, or once it may no longer wait for that, and watches over it. */
-  async #hold(pod: EnrolledPod, netns: Netns, served: Promise<void>, signal: AbortSignal): Promise<void> {
+  async #hold(
+    pod: EnrolledPod,
+    netns: PairedNetns,
+    served: Promise<void>,
+    signal: AbortSignal,
+  ): Promise<void> {
     const { clock, log } = this.dependencies;
     const acknowledged = await this.#withinGrace(served, signal);
     if (signal.aborted) return;
@@ -239,67 +245,58 @@ export class PodEnrolment {
   }
 
   /** Watches over a serving pod. Resolves when it is wanted differently; rejects when it may not be served on. */
-  async #guard(pod: EnrolledPod, netns: Netns, signal: AbortSignal): Promise<void> {
-    const { clock, dataPlanes, pairing, verifyIntervalMs, watchedIntervalMs, glanceIntervalMs, watch } =
-      this.dependencies;
+  async #guard(pod: EnrolledPod, netns: PairedNetns, signal: AbortSignal): Promise<void> {
+    const { dataPlanes, pairing, patrol, watch } = this.dependencies;
     const events = new EventSlot<GuardEvent>();
-    const over = new AbortController();
     const stop = (): void => events.put({ type: "wanted_differently" }, true);
     signal.addEventListener("abort", stop);
-    void dataPlanes.failure(pod.workloadUid, AbortSignal.any([signal, over.signal])).then((refusal) => {
+    void dataPlanes.failure(pod.workloadUid, signal).then((refusal) => {
       if (refusal !== undefined) events.put({ type: "refused", refusal }, true);
     });
     const changes = await watch(netns);
     let watched = changes !== undefined;
-    // What happened between capture and watch has told nobody: the first look is at everything.
-    let changed = true;
-    void follow(changes, () => {
-      changed = true;
-      events.put({ type: "look" });
-    }).then(() => (watched = false));
+    const look = (): void => events.put({ type: "look" });
+    void follow(changes, look).then(() => (watched = false));
     let newSettings = false;
     this.#onSettings = () => {
-      newSettings = changed = true;
-      events.put({ type: "look" });
+      newSettings = true;
+      look();
     };
-    let cancelNext: Cancel = () => undefined;
-    let lookedMs = 0;
-    let glancedMs = 0;
+    const { inode, path } = netns;
+    const patrolled = patrol.join({
+      inode,
+      path,
+      watched: () => watched,
+      unannounced: () => this.#layers.unannounced(netns),
+      look,
+    });
     try {
+      // What happened between capture and watch has told nobody: the first look is due at once.
       for (let event: GuardEvent = { type: "look" }; !signal.aborted; event = await events.take()) {
         if (event.type === "wanted_differently") return;
         if (event.type === "refused") {
           throw new MeltemiError("unavailable", `the data plane cannot serve the pod: ${event.refusal}`);
         }
-        const nowMs = clock.monotonic();
-        const due = changed || !watched || nowMs - lookedMs >= watchedIntervalMs;
-        const glance = !due && nowMs - glancedMs >= glanceIntervalMs();
-        if (glance) glancedMs = nowMs;
-        if (due || (glance && !(await this.#layers.glance(netns)))) {
-          changed = false;
-          this.#judge(pod, await pairing.verify(pod, netns));
-          lookedMs = clock.monotonic();
-          const settings = newSettings;
-          newSettings = false;
-          await this.#layers.verify(this.#pod, netns, settings);
-        } else this.#judge(pod, pairing.verifyName(pod, netns));
-        cancelNext();
-        cancelNext = clock.schedule(verifyIntervalMs, () => events.put({ type: "look" }));
+        if (!this.#isPaired(pod, await pairing.verify(pod, netns))) continue;
+        const settings = newSettings;
+        newSettings = false;
+        await this.#layers.verify(this.#pod, netns, settings);
+        patrolled.looked();
       }
     } finally {
       this.#onSettings = () => undefined;
-      cancelNext();
+      patrolled.leave();
       changes?.close();
-      over.abort();
       signal.removeEventListener("abort", stop);
     }
   }
 
-  #judge(pod: EnrolledPod, result: Awaited<ReturnType<Pairing["verify"]>>): void {
-    if (result === "same") return;
+  /** False where the kernel could not be asked: then its capture cannot be looked at either, and stays as it is. */
+  #isPaired(pod: EnrolledPod, result: Awaited<ReturnType<Pairing["verify"]>>): boolean {
+    if (result === "same") return true;
     if (result === "not_verified") {
       this.dependencies.log.warn("pairing not verified", { pod: pod.key });
-      return;
+      return false;
     }
     throw new MeltemiError(
       "conflict",

@@ -1,6 +1,6 @@
 import { messageOf } from "../../domain/error.js";
 import type { Captures } from "../capture/captures.js";
-import type { CapturedPod, GuardName, LayerCounts, ModeName, Netns } from "../capture/mode.js";
+import type { CapturedPod, GuardName, LayerCounts, ModeName, Netns, Unannounced } from "../capture/mode.js";
 import { noOriginals } from "../capture/originals.js";
 import type { Capture } from "../capture/pod-capture.js";
 import type { Clock } from "../../platform/clock.js";
@@ -79,9 +79,9 @@ export class PodLayers {
     await this.#capture?.apply(await this.#captured(pod, netns));
   }
 
-  /** Whether a closer look is due. What cannot be looked at is not intact. */
-  async glance(netns: Netns): Promise<boolean> {
-    return (await this.#capture?.glance(netns).catch(() => false)) ?? true;
+  /** What of the capture netlink does not tell of. */
+  unannounced(netns: Netns): Unannounced {
+    return this.#capture?.unannounced(netns) ?? {};
   }
 
   /** Puts right what is not as applied, and says so; or, where the settings are new, makes it as they say. */

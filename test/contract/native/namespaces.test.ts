@@ -153,6 +153,48 @@ describe("inside a namespace", () => {
   });
 });
 
+describe("glanceNetns", () => {
+  it("names the namespaces that differ, each by its own list of sysctls, and stays where it is", async () => {
+    const seen = await inSandbox(`
+      sh("ip netns add other && ip netns add third");
+      const place = (name, expected) => ({ path: "/run/netns/" + name, inode: native.openNetns("/run/netns/" + name).inode, expected });
+      const places = [place("pod", 0), place("other", 1), place("third", 2)];
+      const names = new Map(places.map(({ inode, path }) => [inode, path.slice(11)]));
+      const lists = [
+        [{ name: "net/ipv4/conf/eth0/accept_local", value: "1" }, { name: "net/ipv4/ip_nonlocal_bind", value: "0" }, { name: "net/ipv6/fwmark_reflect", value: "0" }],
+        [{ name: "net/ipv4/ip_nonlocal_bind", value: "0" }, { name: "net/ipv4/conf/eth0/accept_local", value: "1" }],
+        [],
+      ];
+      const look = async () => (await native.glanceNetns(places, lists)).map((inode) => names.get(inode));
+      const before = native.currentNetnsInode();
+      const seen = { fresh: await look() };
+      sh("ip netns exec pod sysctl -qw net.ipv4.conf.eth0.accept_local=1");
+      seen.right = await look();
+      sh("ip netns exec other sysctl -qw net.ipv4.ip_nonlocal_bind=1");
+      seen.changed = await look();
+      sh("ip netns exec other sysctl -qw net.ipv4.ip_nonlocal_bind=0 && ip netns exec pod sysctl -qw net.ipv6.fwmark_reflect=1");
+      seen.changedElsewhere = await look();
+      sh("umount -l /run/netns/third && mount --bind /run/netns/other /run/netns/third && umount -l /run/netns/pod");
+      seen.others = await look();
+      seen.same = before === native.currentNetnsInode();
+      const message = (promise) => promise.then(() => "no error", (error) => error.message);
+      seen.outside = await message(native.glanceNetns(places, [[{ name: "kernel/hostname", value: "x" }]]));
+      seen.nothing = await native.glanceNetns([], []);
+      done(seen);
+      process.exit(0);`);
+    expect(seen).toEqual({
+      fresh: ["pod"],
+      right: [],
+      changed: ["other"],
+      changedElsewhere: ["pod"],
+      others: ["pod", "third"],
+      same: true,
+      outside: expect.stringContaining("not a sysctl") as string,
+      nothing: [],
+    });
+  });
+});
+
 describe("NetnsWatch", () => {
   const watching = `
     const watch = await native.NetnsWatch.open(ns.fd);

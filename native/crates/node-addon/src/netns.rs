@@ -9,7 +9,7 @@ use napi::{Env, Result};
 use napi_derive::napi;
 use nix::ifaddrs::getifaddrs;
 use nix::sched::{CloneFlags, setns};
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 
 use crate::bind::{c_path, raw};
 use crate::descriptor::duplicate;
@@ -37,12 +37,18 @@ pub struct NetnsAddress {
 
 #[napi]
 pub fn open_netns(path: String) -> Result<Netns> {
-    let place = c_path(&path)?;
+    let (file, found) = open(&path)?;
+    Ok(Netns { fd: file.into_raw_fd(), inode: found.ino() as f64, device: found.dev() as f64 })
+}
+
+/// Opens a file and makes sure that it is a network namespace.
+pub(crate) fn open(path: &str) -> std::result::Result<(fs::File, fs::Metadata), AddonError> {
+    let place = c_path(path)?;
     // O_NONBLOCK: the path is a user's word, and opening a FIFO would wait.
     // SAFETY: `place` is a C string; the result is a new descriptor or -1.
     let opened = unsafe { libc::open(place.as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC | libc::O_NONBLOCK) };
     if opened < 0 {
-        return Err(AddonError::last_os(format!("open the network namespace {path}")).into());
+        return Err(AddonError::last_os(format!("open the network namespace {path}")));
     }
     // SAFETY: open has just made this descriptor.
     let file = unsafe { fs::File::from_raw_fd(opened) };
@@ -51,12 +57,12 @@ pub fn open_netns(path: String) -> Result<Netns> {
     let on_nsfs = nix::sys::statfs::fstatfs(&file)
         .is_ok_and(|found| found.filesystem_type() == nix::sys::statfs::NSFS_MAGIC);
     if !on_nsfs || kind != libc::CLONE_NEWNET {
-        return Err(AddonError::BadArgument(format!("{path} is not a network namespace")).into());
+        return Err(AddonError::BadArgument(format!("{path} is not a network namespace")));
     }
     let found = file
         .metadata()
         .map_err(|error| AddonError::system(format!("look at the namespace {path}"), error))?;
-    Ok(Netns { fd: file.into_raw_fd(), inode: found.ino() as f64, device: found.dev() as f64 })
+    Ok((file, found))
 }
 
 #[napi]
@@ -79,10 +85,16 @@ pub(crate) async fn inside<T: Send + 'static>(
     .await
 }
 
+/// Threads at a time. When hundreds of pods come together, more would only wait for the processors, each with a stack
+/// that the C library keeps, and with the descriptors of the program that it has started.
+static THREADS: Semaphore = Semaphore::const_new(32);
+
 /// Runs `work` on a thread that lives for this call only.
 pub(crate) async fn on_thread<T: Send + 'static>(
     work: impl FnOnce() -> std::result::Result<T, AddonError> + Send + 'static,
 ) -> std::result::Result<T, AddonError> {
+    // Never closed: a place is always given.
+    let _place = THREADS.acquire().await;
     let (done, outcome) = oneshot::channel();
     std::thread::Builder::new()
         .name("meltemi-netns".into())
@@ -175,7 +187,7 @@ fn read_if_present(place: &str) -> std::result::Result<Option<String>, AddonErro
 }
 
 /// Only below `net/`: nothing else belongs to a network namespace.
-fn sysctl_path(name: &str) -> std::result::Result<String, AddonError> {
+pub(crate) fn sysctl_path(name: &str) -> std::result::Result<String, AddonError> {
     let plain = |part: &str| {
         !part.is_empty()
             && part != "."

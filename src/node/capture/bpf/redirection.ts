@@ -1,8 +1,16 @@
 import { MeltemiError } from "../../../domain/error.js";
-import type { CaptureForm, CapturedPod, Counts, LayerState, Netns, Redirection } from "../mode.js";
+import type {
+  CaptureForm,
+  CapturedPod,
+  Counts,
+  LayerState,
+  Netns,
+  Redirection,
+  Unannounced,
+} from "../mode.js";
 import { readSysctls, writeSysctls, type Sysctls } from "../originals.js";
 import { difference, families, type Difference, type Family, type PolicyRouting } from "../policy-routing.js";
-import type { NodeBpf } from "../../../platform/native.js";
+import type { NodeBpf, SysctlValue } from "../../../platform/native.js";
 import { kernelLocal, routingPlan, territory, type PodAddress } from "./plan.js";
 import { captureSysctls } from "./sysctls.js";
 
@@ -17,13 +25,18 @@ export interface BpfRedirectionParts {
   readonly addresses: ReadAddresses;
 }
 
+/** Names of interfaces are the pods' own: there may be as many as there are pods. */
+const mostLists = 1_024;
+
 const nothing = { rules: [kernelLocal], routes: [] } as const;
 
 /** Redirection by policy routes through lo and a program at the namespace's socket lookup: no netfilter, no conntrack. */
 export class BpfRedirection implements Redirection {
   readonly name = "bpf";
   /** What was wanted of each namespace when it was last verified. */
-  readonly #sysctls = new Map<number, Readonly<Record<string, string>>>();
+  readonly #sysctls = new Map<number, readonly SysctlValue[]>();
+  /** One list for all namespaces with interfaces of the same names. */
+  readonly #lists = new Map<string, readonly SysctlValue[]>();
 
   constructor(private readonly parts: BpfRedirectionParts) {}
 
@@ -49,7 +62,7 @@ export class BpfRedirection implements Redirection {
   async verify(pod: CapturedPod, form: CaptureForm): Promise<LayerState> {
     const addresses = await this.#addresses(pod.netns);
     const wanted = wantedSysctls(addresses);
-    this.#sysctls.set(pod.netns.inode, wanted);
+    this.#sysctls.set(pod.netns.inode, this.#listOf(wanted));
     const [v4, v6, changed] = await Promise.all([
       this.#difference(pod, "4", form, addresses),
       this.#difference(pod, "6", form, addresses),
@@ -68,9 +81,9 @@ export class BpfRedirection implements Redirection {
     };
   }
 
-  async glance(netns: Netns): Promise<boolean> {
-    const wanted = this.#sysctls.get(netns.inode) ?? {};
-    return (await this.#changed(netns, wanted)).length === 0;
+  unannounced(netns: Netns): Unannounced {
+    const sysctls = this.#sysctls.get(netns.inode);
+    return { programs: true, ...(sysctls !== undefined && { sysctls }) };
   }
 
   counts(): Promise<Counts> {
@@ -90,6 +103,16 @@ export class BpfRedirection implements Redirection {
     }
     // Another mode may follow in this namespace, with the guard left in force.
     await this.parts.programs?.detachRedirect(netns.inode);
+  }
+
+  #listOf(wanted: Readonly<Record<string, string>>): readonly SysctlValue[] {
+    const key = Object.keys(wanted).join();
+    const known = this.#lists.get(key);
+    if (known !== undefined) return known;
+    if (this.#lists.size >= mostLists) this.#lists.clear();
+    const list = Object.entries(wanted).map(([name, value]) => ({ name, value }));
+    this.#lists.set(key, list);
+    return list;
   }
 
   /** The names of those that have another value. */

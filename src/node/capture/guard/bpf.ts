@@ -1,4 +1,4 @@
-import type { CapturedPod, Counts, Guard, GuardName, LayerState, Netns } from "../mode.js";
+import type { CapturedPod, Counts, Guard, GuardName, LayerState, Netns, Unannounced } from "../mode.js";
 import { readCounts } from "../counts.js";
 import type { NodeBpf } from "../../../platform/native.js";
 import { sameSettings } from "../settings.js";
@@ -41,8 +41,8 @@ export class BpfGuard implements Guard {
     });
   }
 
-  glance(netns: Netns): Promise<boolean> {
-    return attempt(() => this.programs.verify(netns.fd, netns.inode).length === 0);
+  unannounced(): Unannounced {
+    return { programs: true };
   }
 
   counts(netns: Netns): Promise<Counts> {

@@ -1,6 +1,6 @@
 import { readTcpTable } from "../carried.js";
 import type { HostProbes } from "../host/probes.js";
-import type { CapturedPod, Counts, Guard, LayerState, Netns } from "../mode.js";
+import type { CapturedPod, Counts, Guard, LayerState, Netns, Unannounced } from "../mode.js";
 import { OwnTable } from "../nftables/table.js";
 import type { ReadTcpTable } from "../pod-capture.js";
 import type { Tools } from "../tool.js";
@@ -39,8 +39,8 @@ export class NftablesGuard implements Guard {
     return { broken: broken.map((part) => `guard ${part}`), counts: listing?.counts ?? new Map() };
   }
 
-  glance(): Promise<boolean> {
-    return Promise.resolve(true);
+  unannounced(): Unannounced {
+    return {};
   }
 
   async counts(netns: Netns): Promise<Counts> {

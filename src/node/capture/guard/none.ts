@@ -6,7 +6,7 @@ export const noGuard: Guard = {
   attach: () => Promise.resolve(),
   drain: () => Promise.resolve(),
   verify: () => Promise.resolve({ broken: [], counts: new Map() }),
-  glance: () => Promise.resolve(true),
+  unannounced: () => ({}),
   counts: () => Promise.resolve(new Map()),
   detach: () => Promise.resolve(),
 };

@@ -10,6 +10,7 @@ import type {
   Netns,
   PassReason,
   Redirection,
+  Unannounced,
 } from "../mode.js";
 import { families, type Family } from "../policy-routing.js";
 import type { Tools } from "../tool.js";
@@ -78,9 +79,14 @@ export class IptablesRedirection implements Redirection {
   }
 
   /** nftables tells of its changes, the older tables do not. */
-  async glance(netns: Netns): Promise<boolean> {
+  unannounced(netns: Netns): Unannounced {
     const expected = this.#present.get(netns.inode);
-    if (this.variant === "nft" || expected === undefined) return true;
+    return this.variant === "nft" || expected === undefined
+      ? {}
+      : { ask: () => this.#intact(netns, expected) };
+  }
+
+  async #intact(netns: Netns, expected: (family: Family) => string): Promise<boolean> {
     let intact = true;
     await this.#inEach(netns, async (family) => {
       intact &&= parseListing(await this.#save(netns, family)).rules === this.#words.get(expected(family));

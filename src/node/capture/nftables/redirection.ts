@@ -1,4 +1,12 @@
-import type { CaptureForm, CapturedPod, Counts, LayerState, Netns, Redirection } from "../mode.js";
+import type {
+  CaptureForm,
+  CapturedPod,
+  Counts,
+  LayerState,
+  Netns,
+  Redirection,
+  Unannounced,
+} from "../mode.js";
 import type { AnswerRouting } from "../answer-routing.js";
 import type { Tools } from "../tool.js";
 import { applyScript, captureTable, removeScript } from "./ruleset.js";
@@ -34,8 +42,8 @@ export class NftablesRedirection implements Redirection {
     };
   }
 
-  glance(): Promise<boolean> {
-    return Promise.resolve(true);
+  unannounced(): Unannounced {
+    return {};
   }
 
   async counts(netns: Netns): Promise<Counts> {
