@@ -45,7 +45,7 @@ export function addNodeFlags(command: Command): Command {
       "the one that is expected is meltemi-proxy, which the guard can tell apart",
     )
     .option("--redirect-mode <mode>", redirectModeHelp, "auto")
-    .option("--bpf-dir <dir>", "where BPF programs and maps are pinned (RUN_DIR/bpf)")
+    .option("--bpf-dir <dir>", "where BPF programs and maps are pinned (RUN_DIR/bpf), or none: use no BPF")
     .option("--metrics-address <host:port>", "where /metrics is served, or none", "0.0.0.0:15020")
     .option("--ready-address <host:port>", "where /healthz/ready is served, or none", "0.0.0.0:15021")
     .option("--cni-socket <path>", "where the CNI plugin asks, or none", "none")
@@ -89,7 +89,7 @@ export function readNodeOptions(flags: Flags): AgentOptions {
     proxy: proxy === "" ? undefined : resolve(proxy),
     dataPlaneRegisters: flags["dataPlaneRegisters"] === true,
     redirectMode: parseChoice("--redirect-mode", text("redirectMode"), redirectModes),
-    bpfDir: resolve(text("bpfDir") || join(text("runDir"), "bpf")),
+    bpfDir: text("bpfDir") === "none" ? undefined : resolve(text("bpfDir") || join(text("runDir"), "bpf")),
     metricsAddress: parseListen("--metrics-address", text("metricsAddress")),
     readyAddress: parseListen("--ready-address", text("readyAddress")),
     cni: readCniOptions(text),

@@ -26,8 +26,8 @@ export interface AgentOptions {
   /** The data plane that will connect is ours (another container of the node's pod): it registers its sockets with the guard. */
   readonly dataPlaneRegisters: boolean;
   readonly redirectMode: RedirectMode;
-  /** Where the node's BPF programs and maps are pinned. */
-  readonly bpfDir: string;
+  /** Where the node's BPF programs and maps are pinned; undefined: BPF is not to be used. */
+  readonly bpfDir: string | undefined;
   readonly metricsAddress: ListenAddress | undefined;
   readonly readyAddress: ListenAddress | undefined;
   /** On a clean exit the data plane and the capture stay, for an agent that comes after (an upgrade). */

@@ -135,7 +135,7 @@ export async function runAgent(
     hosts: (namespace, serviceAccount) => pods.hosts(namespace, serviceAccount),
     onCertificate: (result) => metrics.certificateRelayed(result),
   });
-  const bpfDir = captures.choice.guard === "bpf" ? options.bpfDir : "none";
+  const bpfDir = (captures.choice.guard === "bpf" ? options.bpfDir : undefined) ?? "none";
   const supervisor = superviseProxy(options, platform, metrics, bpfDir, () => relay.dataPlaneStarted());
   const safe = new KeySafe({
     memfdSeals: (fd) => native.memfdSeals(fd),

@@ -89,7 +89,8 @@ export class NodeAgents {
   }
 
   #arguments(node: DesiredNode): string[] {
-    const { runDir, stateDir, config, proxy, externalDataPlanes, controlPlane, redirectMode } = this.#options;
+    const { runDir, stateDir, config, proxy, externalDataPlanes, controlPlane, redirectMode, bpf } =
+      this.#options;
     // Nodes in one namespace would all want the same ports, and so would a foreign data plane: there, the
     // agent's metrics are on the node's socket only.
     const external = externalDataPlanes.has(node.name);
@@ -102,6 +103,7 @@ export class NodeAgents {
       ...["--token-file", join(stateDir, "tokens", node.name)],
       ...["--trust-domain", controlPlane.trustDomain, "--cluster-id", controlPlane.clusterId],
       ...["--network", controlPlane.network, "--redirect-mode", redirectMode],
+      ...(bpf ? [] : ["--bpf-dir", "none"]),
       ...(external ? [] : ["--proxy", proxy]),
       ...[
         "--metrics-address",

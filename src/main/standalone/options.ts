@@ -20,6 +20,8 @@ export interface StandaloneOptions {
   /** Nodes whose data plane somebody else starts: it connects to the agent's sockets. */
   readonly externalDataPlanes: ReadonlySet<string>;
   readonly redirectMode: RedirectMode;
+  /** False: no node uses BPF, though it could. */
+  readonly bpf: boolean;
   /** Print the logs of all processes too. */
   readonly logs: boolean;
   /** How this program starts itself: the interpreter, and the script. */
@@ -33,6 +35,7 @@ export function addStandaloneFlags(command: Command): Command {
   return addMeshFlags(command)
     .option("--proxy <path>", "the data plane's program (that of this build)")
     .option("--redirect-mode <mode>", redirectModeHelp, "auto")
+    .option("--no-bpf", "use no BPF on any node: its guard is the weaker one then")
     .option("--external-data-plane <node...>", "do not start these nodes' data planes: others will connect")
     .option("--logs", "print the logs of all processes");
 }
@@ -78,6 +81,7 @@ export function readStandaloneOptions(flags: Flags, environment: NodeJS.ProcessE
     proxy,
     externalDataPlanes: new Set(Array.isArray(flags["externalDataPlane"]) ? flags["externalDataPlane"] : []),
     redirectMode: parseChoice("--redirect-mode", texts["redirectMode"] ?? "auto", redirectModes),
+    bpf: flags["bpf"] !== false,
     logs: flags["logs"] === true,
     self: [process.execPath, process.argv[1] ?? ""],
     path: environment["PATH"] ?? "/usr/sbin:/usr/bin:/sbin:/bin",

@@ -20,8 +20,11 @@ import { netlinkWatch } from "./watch.js";
 export interface CaptureOptions {
   readonly node: string;
   readonly redirectMode: RedirectMode;
-  /** Where the node's BPF programs and maps are pinned: on a bpffs, which is mounted there if there is none. */
-  readonly bpfDir: string;
+  /**
+   * Where the node's BPF programs and maps are pinned: on a bpffs, which is mounted there if there is none. Undefined: BPF
+   * is not to be used.
+   */
+  readonly bpfDir: string | undefined;
   /** Whether the data plane is ours, which tells the guard its sockets: another one can only mark them. */
   readonly dataPlaneRegisters: boolean;
   readonly verifyIntervalMs: number;
@@ -68,7 +71,10 @@ export async function assembleCaptures(
 ): Promise<Captures> {
   const { native, log } = platform;
   const tried = await nodeSupport(native);
-  const support = options.dataPlaneRegisters ? tried : { ...tried, bpf: foreignDataPlane };
+  const { bpfDir } = options;
+  const unusable =
+    bpfDir === undefined ? switchedOff : options.dataPlaneRegisters ? undefined : foreignDataPlane;
+  const support = unusable === undefined ? tried : { ...tried, bpf: unusable };
   const choice = required(support, options.redirectMode);
   log.info("capture chosen", { mode: choice.mode, guard: choice.guard, reason: choice.reason });
   if (choice.guard !== "bpf")
@@ -78,7 +84,7 @@ export async function assembleCaptures(
     node: options.node,
     choice,
     iptables: support.iptables.variant,
-    programs: support.bpf.works ? native.NodeBpf.open(options.bpfDir) : undefined,
+    programs: support.bpf.works && bpfDir !== undefined ? native.NodeBpf.open(bpfDir) : undefined,
     host: { fd, inode },
     tools: new Tools((...call) => native.runInNetns(...call)),
     sysctls: native,
@@ -92,6 +98,12 @@ export async function assembleCaptures(
     onHostRepair: platform.onHostRepair,
   });
 }
+
+const switchedOff: Ability = {
+  works: false,
+  reason: "it is not to be used (--bpf-dir none)",
+  fix: "name a directory, or leave --bpf-dir out",
+};
 
 const foreignDataPlane: Ability = {
   works: false,
