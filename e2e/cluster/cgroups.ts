@@ -1,6 +1,14 @@
 /** The cluster's cgroups: one directory below every hierarchy, the containers' below it. */
-import { mkdirSync, readdirSync, readFileSync, rmdirSync, statSync } from "node:fs";
-import { join } from "node:path";
+import {
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  rmdirSync,
+  statSync,
+  writeFileSync,
+} from "node:fs";
+import { dirname, join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { MeltemiError } from "../../src/domain/error.js";
 
@@ -17,9 +25,17 @@ export function hierarchies(): readonly string[] {
     .filter((path) => statSync(path).isDirectory());
 }
 
-/** Makes a cgroup in every hierarchy. */
+/** Makes a cgroup, that processes can be put into, in every hierarchy; the one above it has to be there. */
 export function makeCgroup(name: string): void {
-  for (const root of hierarchies()) mkdirSync(join(root, name), { recursive: true });
+  for (const root of hierarchies()) {
+    const path = join(root, name);
+    mkdirSync(path, { recursive: true });
+    // Version 1's has neither processors nor memory of its own accord, and takes no process then.
+    for (const file of ["cpuset.cpus", "cpuset.mems"]) {
+      const above = join(dirname(path), file);
+      if (root.endsWith("cpuset") && existsSync(above)) writeFileSync(join(path, file), readFileSync(above));
+    }
+  }
 }
 
 /** Removes a cgroup and all below it, whose processes have ended; waits for the kernel to let go. */

@@ -101,8 +101,7 @@ export async function writeImage(image: ImageDescription, archive: string): Prom
         throw new MeltemiError("not_found", `image ${name}: there is no ${file.from}`);
       cpSync(file.from, place(file.to), {
         recursive: true,
-        dereference: file.libraries,
-        verbatimSymlinks: true,
+        ...(file.libraries ? { dereference: true } : { verbatimSymlinks: true }),
       });
       if (!file.libraries) continue;
       for (const library of await librariesOf(file.from))

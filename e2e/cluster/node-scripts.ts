@@ -3,10 +3,19 @@
  * so that a pod with hostPath, hostPID or hostNetwork meets a node and never the machine.
  */
 
-/** `sh -c SCRIPT MARK DIRECTORY NAME ROOT IMAGES PROGRAMS`, in the node's network namespace: makes the root and goes on in it. */
+/** `sh -c SCRIPT join CGROUP COMMAND...`: runs the command in this cgroup of every hierarchy. */
+export const joinCgroups = [
+  "cgroup=$1; shift",
+  'for one in /sys/fs/cgroup/"$cgroup" /sys/fs/cgroup/*/"$cgroup"; do',
+  '  if [ -d "$one" ]; then echo $$ > "$one/cgroup.procs" || exit 1; fi',
+  "done",
+  'exec "$@"',
+].join("\n");
+
+/** `sh -c SCRIPT MARK DIRECTORY NAME ROOT IMAGES PROGRAMS CGROUP`, in the node's network namespace and cgroups: makes the root and goes on in it. */
 export const rootScript = [
   "set -e",
-  "directory=$1 name=$2 root=$3 images=$4 programs=$5",
+  "directory=$1 name=$2 root=$3 images=$4 programs=$5 cgroup=$6",
   "mount --make-rprivate /",
   'mount --bind "$root" "$root"',
   'cd "$root"',
@@ -26,7 +35,19 @@ export const rootScript = [
   'mount --bind "$programs" programs; mount -o remount,bind,ro programs',
   "mount -t proc proc proc",
   "mount -t sysfs sysfs sys",
-  "mount --rbind /sys/fs/cgroup sys/fs/cgroup",
+  // Its part of every hierarchy is, in its cgroup namespace, the whole.
+  'if [ -d "/sys/fs/cgroup/$cgroup" ]; then',
+  '  mount --bind "/sys/fs/cgroup/$cgroup" sys/fs/cgroup',
+  // Version 2 wants a cgroup to have either processes or controllers for those below it.
+  "  mkdir -p sys/fs/cgroup/services; echo 0 > sys/fs/cgroup/services/cgroup.procs",
+  "else",
+  "  mount -t tmpfs -o mode=755 cgroup sys/fs/cgroup",
+  '  for one in /sys/fs/cgroup/*/"$cgroup"; do',
+  '    hierarchy=$(basename "${one%/"$cgroup"}")',
+  '    [ -L "/sys/fs/cgroup/$hierarchy" ] && continue',
+  '    mkdir "sys/fs/cgroup/$hierarchy"; mount --bind "$one" "sys/fs/cgroup/$hierarchy"',
+  "  done",
+  "fi",
   "mkdir -p sys/fs/bpf 2>/dev/null || true",
   "mount -t bpf bpf sys/fs/bpf",
   "mount --rbind /dev dev",

@@ -17,7 +17,7 @@ import { MeltemiError } from "../../src/domain/error.js";
 import { makeCgroup, removeCgroup } from "./cgroups.js";
 import { network, type Layout, type NodeLayout } from "./layout.js";
 import type { Machine } from "./machine.js";
-import { importImagesScript, rootScript, servicesScript } from "./node-scripts.js";
+import { importImagesScript, joinCgroups, rootScript, servicesScript } from "./node-scripts.js";
 import { killAll, marked } from "./process-table.js";
 
 export const mark = "meltemi-cluster-node";
@@ -57,8 +57,9 @@ export class ClusterNode {
     makeCgroup(this.node.cgroup);
     await this.#connect();
     await this.machine.start(this.layout.log(`node-${this.name}`), [
-      ...["nsenter", `--net=/run/netns/${this.name}`, "unshare", "--mount", "--pid", "--uts", "--ipc"],
-      ...["--fork", "--kill-child", "sh", "-c", rootScript, ...this.#starting],
+      ...["sh", "-c", joinCgroups, "join", this.node.cgroup, "nsenter", `--net=/run/netns/${this.name}`],
+      ...["unshare", "--mount", "--pid", "--uts", "--ipc", "--cgroup", "--fork", "--kill-child"],
+      ...["sh", "-c", rootScript, ...this.#starting],
     ]);
     await eventually(`node ${this.name} to have its services`, () => this.#runs(), {
       deadlineMs: 90_000,
@@ -118,7 +119,7 @@ export class ClusterNode {
   /** The arguments by which its first process is known until it has a root of its own. */
   get #starting(): readonly string[] {
     const { directory, images, programs } = this.layout;
-    return [mark, directory, this.name, this.node.root, images, programs];
+    return [mark, directory, this.name, this.node.root, images, programs, this.node.cgroup];
   }
 
   /** Its first process and those that started it. */
@@ -244,9 +245,7 @@ disabled_plugins = ["io.containerd.internal.v1.tracing"]
     failSwapOn: false,
     failCgroupV1: false,
     cgroupDriver: "cgroupfs",
-    cgroupRoot: `/${node.cgroup}`,
-    cgroupsPerQOS: false,
-    enforceNodeAllocatable: [],
+    enforceNodeAllocatable: ["pods"],
     evictionHard: { "nodefs.available": "1%", "imagefs.available": "1%", "memory.available": "50Mi" },
     imageGCHighThresholdPercent: 100,
     imageGCLowThresholdPercent: 99,
