@@ -15,16 +15,25 @@ interface Rule {
 const rbac = "rbac.authorization.k8s.io/v1";
 const apiGroup = "rbac.authorization.k8s.io";
 
-/** One rule for each API group of what the model is made of. */
+const read = ["get", "list", "watch"];
+
+/** One rule for each API group of what the model is made of; of kinds that everybody uses, the names that are read. */
 function readRules(): Rule[] {
   const byGroup = new Map<string, string[]>();
-  for (const { group, plural } of meshResources())
-    byGroup.set(group, [...(byGroup.get(group) ?? []), plural]);
-  return [...byGroup].map(([group, resources]) => ({
+  const named: Rule[] = [];
+  for (const { group, plural, only } of meshResources()) {
+    if (only === undefined) byGroup.set(group, [...(byGroup.get(group) ?? []), plural]);
+    else {
+      const resourceNames = only.map(({ name }) => name);
+      named.push({ apiGroups: [group], resources: [plural], resourceNames, verbs: read });
+    }
+  }
+  const whole = [...byGroup].map(([group, resources]) => ({
     apiGroups: [group],
     resources: resources.sort(),
-    verbs: ["get", "list", "watch"],
+    verbs: read,
   }));
+  return [...whole, ...named];
 }
 
 /** Of the whole cluster: what is read, and the three things that are written. */

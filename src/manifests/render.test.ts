@@ -41,12 +41,14 @@ describe("rights", () => {
   test("the control plane may read every kind that the model is made of", () => {
     const rules = rulesOf("ClusterRole", "meltemi-control-plane-meltemi-system");
     expect(everything(rules)).toBe(false);
-    for (const { group, plural } of meshResources()) {
+    for (const { group, plural, only } of meshResources()) {
       const allowed = rules.some(
         ({ apiGroups, resources, resourceNames, verbs }) =>
           apiGroups.includes(group) &&
           resources.includes(plural) &&
-          resourceNames === undefined &&
+          (only === undefined
+            ? resourceNames === undefined
+            : only.every(({ name }) => resourceNames?.includes(name) === true)) &&
           ["list", "watch"].every((verb) => verbs.includes(verb)),
       );
       expect([plural, allowed]).toEqual([plural, true]);

@@ -9,7 +9,7 @@ import { Agent as HttpsAgent, request as httpsRequest } from "node:https";
 import { MeltemiError, messageOf } from "../../domain/error.js";
 import type { Clock } from "../../platform/clock.js";
 import { KubeStatusError, type KubeApi, type KubeRequest } from "../../platform/kube-api.js";
-import type { KubeAccess } from "./access.js";
+import { inClusterAccess, kubeconfigAccess, type KubeAccess } from "./access.js";
 import { jsonLines } from "./json-lines.js";
 
 /** The largest answer that is read: a page of a list, or one object (etcd keeps no object above 1.5 MiB). */
@@ -19,6 +19,21 @@ const defaultTimeoutMs = 30_000;
 const keepAliveMs = 15_000;
 /** Certificates and CA of the access are read anew for connections made after this. */
 const tlsFreshMs = 60_000;
+
+/**
+ * A client of the API server: of a kubeconfig's, or of the cluster whose pod this process is.
+ * @param component the part of the mesh, for the API server's audit log
+ * @throws MeltemiError where there is no access to one
+ */
+export async function openKubeApi(
+  kubeconfig: string | undefined,
+  { clock, version }: { readonly clock: Pick<Clock, "monotonic">; readonly version: string },
+  component: string,
+): Promise<KubeApi> {
+  const access =
+    kubeconfig === undefined ? inClusterAccess(process.env, clock) : await kubeconfigAccess(kubeconfig);
+  return new HttpKubeApi(access, clock, `meltemi-${component}/${version}`);
+}
 
 interface Connections {
   readonly agent: HttpAgent | HttpsAgent;

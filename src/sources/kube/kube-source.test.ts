@@ -8,7 +8,7 @@ import { systemClock } from "../../platform/clock.js";
 import { systemRandom } from "../../platform/random.js";
 import { KubeSource, type KubeSourceOptions } from "./kube-source.js";
 import { KubeMetrics } from "./metrics.js";
-import { collectionPath, meshResources } from "./resources.js";
+import { collectionsOf, meshResources } from "./resources.js";
 
 const pods = "/api/v1/pods";
 const namespaces = "/api/v1/namespaces";
@@ -17,7 +17,8 @@ const oldPolicies = "/apis/security.istio.io/v1beta1/authorizationpolicies";
 
 const builtIn = meshResources()
   .filter((resource) => resource.builtIn)
-  .map((resource) => collectionPath(resource, "v1"));
+  .flatMap((resource) => collectionsOf(resource))
+  .map(({ paths }) => paths[0]?.path ?? "");
 
 const pod = (name: string, more: { node?: string; ip?: string; metadata?: object } = {}): StoredObject => ({
   metadata: { namespace: "shop", name, uid: `uid-${name}`, ...more.metadata },

@@ -9,7 +9,7 @@ import type { Random } from "../../platform/random.js";
 import { KindState } from "./kind-state.js";
 import { ListWatch } from "./list-watch.js";
 import type { KubeMetrics } from "./metrics.js";
-import { collectionPath, meshResources } from "./resources.js";
+import { collectionsOf, meshResources, type Collection } from "./resources.js";
 
 export interface KubeSourceOptions {
   readonly api: KubeApi;
@@ -34,20 +34,23 @@ const gatherMs = 10;
  * installed. A kind that is installed later is told when it appears.
  */
 export class KubeSource implements Source {
-  readonly #states = new Map<MeshKind, KindState>();
-  readonly #unsettled = new Set<MeshKind>();
+  readonly #collections: readonly Collection[];
+  readonly #states: KindState[] = [];
+  readonly #unsettled: Set<string>;
   #events: SourceEvent[] = [];
   #problemsChanged = true;
   #flush: Cancel | undefined;
 
   constructor(private readonly options: KubeSourceOptions) {
-    const { kinds } = options;
-    for (const { kind } of meshResources())
-      if (kinds === undefined || kinds.includes(kind)) this.#unsettled.add(kind);
+    const { kinds, select } = options;
+    this.#collections = meshResources()
+      .filter(({ kind }) => kinds === undefined || kinds.includes(kind))
+      .flatMap((resource) => collectionsOf(resource, select?.[resource.kind]));
+    this.#unsettled = new Set(this.#collections.map(({ name }) => name));
   }
 
   /** Kinds that have not been listed yet. */
-  get waiting(): readonly MeshKind[] {
+  get waiting(): readonly string[] {
     return [...this.#unsettled].sort();
   }
 
@@ -55,7 +58,7 @@ export class KubeSource implements Source {
     // Every kind's waits and watches end with it.
     const signal = AbortSignal.any([until]);
     setMaxListeners(0, signal);
-    const { api, cluster, clock, random, log, metrics, select } = this.options;
+    const { api, cluster, clock, random, log, metrics } = this.options;
     const gather = (): void => {
       if (this.#unsettled.size > 0) return;
       this.#flush ??= clock.schedule(
@@ -67,10 +70,8 @@ export class KubeSource implements Source {
         { signal },
       );
     };
-    const resources = meshResources().filter(({ kind }) => this.#unsettled.has(kind));
     await Promise.all(
-      resources.map((resource) => {
-        const { kind, versions, builtIn } = resource;
+      this.#collections.map(({ name, resource, paths, query }) => {
         const state = new KindState(resource, cluster, {
           told: (events) => {
             // A loop: a first list may be longer than a call's arguments.
@@ -82,20 +83,20 @@ export class KubeSource implements Source {
             gather();
           },
           settled: () => {
-            if (this.#unsettled.delete(kind)) gather();
+            if (this.#unsettled.delete(name)) gather();
           },
         });
-        this.#states.set(kind, state);
+        this.#states.push(state);
         return new ListWatch({
-          name: kind,
+          name,
           api,
-          paths: versions.map((version) => ({ version, path: collectionPath(resource, version) })),
-          query: select?.[kind] ?? {},
-          mayBeAbsent: !builtIn,
+          paths,
+          query,
+          mayBeAbsent: !resource.builtIn,
           clock,
           random,
           log,
-          observer: metrics.observe(kind, () => state.size),
+          observer: metrics.observe(name, () => state.size),
         }).run(state, signal);
       }),
     );
@@ -114,6 +115,6 @@ export class KubeSource implements Source {
   #problems: readonly Problem[] = [];
 
   #allProblems(): readonly Problem[] {
-    return [...this.#states.values()].flatMap((state) => [...state.problems].flat());
+    return this.#states.flatMap((state) => [...state.problems].flat());
   }
 }

@@ -10,6 +10,17 @@ export interface Resource {
   readonly plural: string;
   /** Built into every API server; others come with a CustomResourceDefinition, or do not. */
   readonly builtIn: boolean;
+  /** The only objects that are read, of a kind that everybody uses for everything. */
+  readonly only?: readonly { readonly namespace: string; readonly name: string }[];
+}
+
+/** What is listed and watched: a kind in all namespaces, or one object of it. */
+export interface Collection {
+  /** For log and metrics. */
+  readonly name: string;
+  readonly resource: Resource;
+  readonly paths: readonly { readonly version: string; readonly path: string }[];
+  readonly query: Readonly<Record<string, string>>;
 }
 
 const builtInGroups: ReadonlySet<string> = new Set(["", "discovery.k8s.io"]);
@@ -23,18 +34,37 @@ export function pluralOf(kind: string): string {
 
 /** Every kind that the decoders understand. */
 export function meshResources(): readonly Resource[] {
-  return readableKinds().map(({ group, kind, versions }) => ({
+  return readableKinds().map(({ group, kind, versions, only }) => ({
     kind,
     group,
     versions,
     plural: pluralOf(kind),
     builtIn: builtInGroups.has(group),
+    ...(only !== undefined && { only }),
   }));
 }
 
-/** `/api/v1/pods`, `/apis/security.istio.io/v1/authorizationpolicies`: of all namespaces. */
-export function collectionPath({ group, plural }: Resource, version: string): string {
-  return `${group === "" ? "/api" : `/apis/${group}`}/${version}/${plural}`;
+/** `/api/v1/pods`, `/apis/security.istio.io/v1/authorizationpolicies`: of all namespaces, or of one. */
+export function collectionPath({ group, plural }: Resource, version: string, namespace?: string): string {
+  const within = namespace === undefined ? "" : `/namespaces/${namespace}`;
+  return `${group === "" ? "/api" : `/apis/${group}`}/${version}${within}/${plural}`;
+}
+
+/** @param query selectors of the kind, as `{ fieldSelector: "spec.nodeName=n1" }` */
+export function collectionsOf(
+  resource: Resource,
+  query: Readonly<Record<string, string>> = {},
+): readonly Collection[] {
+  const { kind, versions, only } = resource;
+  const at = (namespace?: string): Collection["paths"] =>
+    versions.map((version) => ({ version, path: collectionPath(resource, version, namespace) }));
+  if (only === undefined) return [{ name: kind, resource, paths: at(), query }];
+  return only.map(({ namespace, name }) => ({
+    name: `${kind} ${namespace}/${name}`,
+    resource,
+    paths: at(namespace),
+    query: { ...query, fieldSelector: `metadata.name=${name}` },
+  }));
 }
 
 export function apiVersionOf({ group }: Resource, version: string): string {

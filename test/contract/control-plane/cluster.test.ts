@@ -12,7 +12,7 @@ import {
 } from "../../../src/gen/istio/v1/auth/ca.js";
 import { readControlPlaneOptions } from "../../../src/main/control-plane/options.js";
 import { runControlPlane } from "../../../src/main/control-plane/run.js";
-import { collectionPath, meshResources } from "../../../src/sources/kube/resources.js";
+import { collectionsOf, meshResources } from "../../../src/sources/kube/resources.js";
 import { makeRequest } from "../../helpers/csr.js";
 import { eventually } from "../../helpers/eventually.js";
 import { KubeApiDouble, type StoredObject } from "../../helpers/kube-api-double.js";
@@ -77,7 +77,7 @@ beforeAll(async () => {
   );
   const builtIn = meshResources().filter((resource) => resource.builtIn);
   double.serve(
-    ...builtIn.map((resource) => collectionPath(resource, "v1")),
+    ...builtIn.flatMap((resource) => collectionsOf(resource)).map(({ paths }) => paths[0]?.path ?? ""),
     ...["/api/v1/secrets", maps, "/api/v1/namespaces/meltemi-system/pods"],
   );
   double.put("/api/v1/namespaces", {
