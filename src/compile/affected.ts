@@ -125,6 +125,9 @@ export class Affected {
       case "ConfigMap":
         this.#custom();
         return;
+      case "Telemetry":
+        for (const gateway of this.#mesh.gateways.all()) this.units.add(unitOf(gateway));
+        return;
       case "KeySet":
         return;
     }

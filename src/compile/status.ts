@@ -17,6 +17,7 @@ import { nameOf, serviceAddresses } from "../model/mesh.js";
 import type { CompiledService, ObjectStatus, StatusCondition } from "./compiled.js";
 import { destinationRuleConditions, virtualServiceConditions } from "./waypoint/istio-status.js";
 import { gatewayConditions, httpRouteConditions } from "./waypoint/status.js";
+import { telemetryConditions } from "./waypoint/telemetry.js";
 import type { Compiler } from "./compiler.js";
 import {
   authorizationConditions,
@@ -143,6 +144,8 @@ export function conditionsOf(compiler: Compiler, object: MeshObject): readonly S
       return [];
     case "Gateway":
       return gatewayConditions(compiler, object);
+    case "Telemetry":
+      return telemetryConditions(compiler, object);
     case "HTTPRoute":
     case "GRPCRoute":
       return httpRouteConditions(compiler, object);

@@ -64,13 +64,15 @@ export function compileUnit(mesh: Mesh, config: CompileConfig, object: MeshObjec
     case "HTTPRoute":
     case "GRPCRoute":
       return compileHttpRoute(mesh, config, object);
-    // The last two are parts of what they are for: policies that name a provider, services' traffic policies.
+    // The last three are parts of what they are for: policies that name a provider, services' traffic policies,
+    // waypoints.
     case "Namespace":
     case "ServiceAccount":
     case "Node":
     case "ReferenceGrant":
     case "ConfigMap":
     case "DestinationRule":
+    case "Telemetry":
       return [];
   }
 }

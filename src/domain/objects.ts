@@ -2,6 +2,7 @@ import type { DestinationRuleObject } from "./destination-rule.js";
 import type { ConfigMapObject } from "./mesh-config.js";
 import type { KeySetObject, RequestAuthenticationObject } from "./request-authentication.js";
 import type { GrpcRouteObject, HttpRouteObject, ReferenceGrantObject } from "./http-route.js";
+import type { TelemetryObject } from "./telemetry.js";
 import type { VirtualServiceObject } from "./virtual-service.js";
 
 /**
@@ -276,6 +277,7 @@ export type MeshObject =
   | RequestAuthenticationObject
   | KeySetObject
   | ConfigMapObject
+  | TelemetryObject
   | VirtualServiceObject
   | DestinationRuleObject;
 

@@ -29,6 +29,7 @@ import type {
 } from "../domain/http-route.js";
 import type { DestinationRuleObject } from "../domain/destination-rule.js";
 import { hostKey, isWildcard } from "../domain/host-name.js";
+import type { TelemetryObject } from "../domain/telemetry.js";
 import { destinationsOf, type VirtualServiceObject } from "../domain/virtual-service.js";
 import type { ConfigMapObject } from "../domain/mesh-config.js";
 import {
@@ -111,6 +112,7 @@ export class Mesh {
   readonly requestAuthentications = new Shelf<RequestAuthenticationObject>();
   readonly keySets = new Shelf<KeySetObject>();
   readonly configMaps = new Shelf<ConfigMapObject>();
+  readonly telemetries = new Shelf<TelemetryObject>();
   readonly virtualServices = new Shelf<VirtualServiceObject>();
   readonly destinationRules = new Shelf<DestinationRuleObject>();
 
@@ -169,6 +171,7 @@ export class Mesh {
     RequestAuthentication: this.requestAuthentications,
     KeySet: this.keySets,
     ConfigMap: this.configMaps,
+    Telemetry: this.telemetries,
     VirtualService: this.virtualServices,
     DestinationRule: this.destinationRules,
   };

@@ -3,6 +3,7 @@ import type { TrafficSettings } from "../../domain/destination-rule.js";
 import type { ServiceKey, WorkloadUid } from "../../domain/ids.js";
 import type { RouteFilter, RouteMatch, RouteRetry, RouteTimeouts } from "../../domain/http-route.js";
 import type { GrpcAuthorizer, HttpAuthorizer } from "../../domain/mesh-config.js";
+import type { AccessLogging } from "../../domain/telemetry.js";
 import type { AuthorizationRule } from "../../domain/objects.js";
 import type { JwtRule } from "../../domain/request-authentication.js";
 
@@ -17,6 +18,8 @@ interface Scoped {
 /** The waypoint itself. */
 export interface CompiledWaypoint extends Scoped {
   readonly kind: "waypoint";
+  /** Undefined: every request has its record. */
+  readonly accessLogging: AccessLogging | undefined;
 }
 
 export interface CompiledServedPort {

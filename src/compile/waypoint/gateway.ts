@@ -7,6 +7,7 @@ import type { CompiledWorkload } from "../compiled.js";
 import type { CompileConfig } from "../config.js";
 import { unbound } from "./binding.js";
 import type { CompiledWaypoint } from "./config.js";
+import { compileAccessLogging } from "./telemetry.js";
 
 /**
  * A waypoint's own workload, where it is no Pod: the one that standalone runs in a namespace of its own. Its
@@ -57,7 +58,13 @@ export function compileGateway(
   const name = `${gateway.meta.namespace}/${gateway.meta.name}`;
   const workload = compileWaypointWorkload(mesh, config, gateway);
   return [
-    { type: "waypoint_config", kind: "waypoint", name, waypoints: [name] },
+    {
+      type: "waypoint_config",
+      kind: "waypoint",
+      name,
+      waypoints: [name],
+      accessLogging: compileAccessLogging(mesh, config, gateway),
+    },
     ...(workload ? [workload] : []),
   ];
 }

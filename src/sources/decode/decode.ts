@@ -19,6 +19,7 @@ import { decodeRequestAuthentication } from "./request-authentication.js";
 import { decodeServiceEntry } from "./service-entry.js";
 import { decodeService } from "./service.js";
 import type { DecodeOptions } from "./shared.js";
+import { decodeTelemetry } from "./telemetry.js";
 import { decodeVirtualService } from "./virtual-service.js";
 import { decodeWorkloadEntry } from "./workload-entry.js";
 
@@ -87,6 +88,12 @@ const decoders: readonly Decoder[] = [
     kind: "RequestAuthentication",
     versions: istioSecurity,
     decode: decodeRequestAuthentication,
+  },
+  {
+    group: "telemetry.istio.io",
+    kind: "Telemetry",
+    versions: ["v1", "v1alpha1"],
+    decode: decodeTelemetry,
   },
   {
     group: "networking.istio.io",

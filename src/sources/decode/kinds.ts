@@ -101,7 +101,7 @@ const groups = new Map<string, KnownGroup>(
       ["WorkloadGroup", "will be read when machines outside the cluster register themselves"],
     ],
     "security.istio.io": [],
-    "telemetry.istio.io": [["Telemetry", "will be read for access logs, metrics and tracing"]],
+    "telemetry.istio.io": [],
     "extensions.istio.io": [["WasmPlugin", "configures Envoy, which Meltemi does not use"]],
     "install.istio.io": [["IstioOperator", "is input of istioctl, not of a mesh"]],
   }).map(([group, kinds]) => [group, { kinds: new Map(kinds) }]),

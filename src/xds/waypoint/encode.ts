@@ -7,6 +7,7 @@ import type {
   CompiledRule,
   CompiledServed,
   CompiledTarget,
+  CompiledWaypoint,
   CompiledTrafficPolicy,
   CompiledWaypointConfig,
 } from "../../compile/waypoint/config.js";
@@ -30,7 +31,14 @@ export function encodeConfig(config: CompiledWaypointConfig): Uint8Array {
     case "waypoint": {
       const slash = config.name.indexOf("/");
       const [namespace, name] = [config.name.slice(0, slash), config.name.slice(slash + 1)];
-      return proto.Waypoint.encode({ namespace, name, http: undefined, requires: [] }).finish();
+      const accessLogging = accessLoggingMessage(config);
+      return proto.Waypoint.encode({
+        namespace,
+        name,
+        http: undefined,
+        accessLogging,
+        requires: [],
+      }).finish();
     }
     case "served":
       return proto.Served.encode(servedMessage(config)).finish();
@@ -45,6 +53,14 @@ export function encodeConfig(config: CompiledWaypointConfig): Uint8Array {
     case "traffic_policy":
       return proto.TrafficPolicy.encode(trafficMessage(config)).finish();
   }
+}
+
+function accessLoggingMessage({ accessLogging }: CompiledWaypoint): proto.AccessLogging | undefined {
+  if (!accessLogging) return undefined;
+  const { disabled, statuses } = accessLogging;
+  // A filter that nothing meets.
+  if (statuses?.length === 0) return { disabled: true, statuses: [] };
+  return { disabled, statuses: [...(statuses ?? [])] };
 }
 
 const protocols = {

@@ -27,8 +27,24 @@ export const protobufFileName = "meltemi/v1/waypoint.proto";
 export interface Waypoint {
   namespace: string;
   name: string;
-  http: HttpSettings | undefined;
+  http:
+    | HttpSettings
+    | undefined;
+  /** Absent: every request has its record, where records are written at all. */
+  accessLogging: AccessLogging | undefined;
   requires: string[];
+}
+
+export interface AccessLogging {
+  disabled: boolean;
+  /** Only of requests whose status is in one of them; none: of all. */
+  statuses: StatusRange[];
+}
+
+/** Both ends included; 0 is the status of a request that had no answer. */
+export interface StatusRange {
+  from: number;
+  to: number;
 }
 
 /** 0 or absent: the proxy's own default. */
@@ -660,7 +676,7 @@ export interface ConditionMatch {
 }
 
 function createBaseWaypoint(): Waypoint {
-  return { namespace: "", name: "", http: undefined, requires: [] };
+  return { namespace: "", name: "", http: undefined, accessLogging: undefined, requires: [] };
 }
 
 export const Waypoint: MessageFns<Waypoint> = {
@@ -673,6 +689,9 @@ export const Waypoint: MessageFns<Waypoint> = {
     }
     if (message.http !== undefined) {
       HttpSettings.encode(message.http, writer.uint32(26).fork()).join();
+    }
+    if (message.accessLogging !== undefined) {
+      AccessLogging.encode(message.accessLogging, writer.uint32(34).fork()).join();
     }
     for (const v of message.requires) {
       writer.uint32(122).string(v!);
@@ -717,6 +736,14 @@ export const Waypoint: MessageFns<Waypoint> = {
             message.http = HttpSettings.decode(reader, reader.uint32());
             continue;
           }
+          case 4: {
+            if (tag !== 34) {
+              break;
+            }
+
+            message.accessLogging = AccessLogging.decode(reader, reader.uint32());
+            continue;
+          }
           case 15: {
             if (tag !== 122) {
               break;
@@ -747,7 +774,144 @@ export const Waypoint: MessageFns<Waypoint> = {
     message.http = (object.http !== undefined && object.http !== null)
       ? HttpSettings.fromPartial(object.http)
       : undefined;
+    message.accessLogging = (object.accessLogging !== undefined && object.accessLogging !== null)
+      ? AccessLogging.fromPartial(object.accessLogging)
+      : undefined;
     message.requires = object.requires?.map((e) => e) || [];
+    return message;
+  },
+};
+
+function createBaseAccessLogging(): AccessLogging {
+  return { disabled: false, statuses: [] };
+}
+
+export const AccessLogging: MessageFns<AccessLogging> = {
+  encode(message: AccessLogging, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.disabled !== false) {
+      writer.uint32(8).bool(message.disabled);
+    }
+    for (const v of message.statuses) {
+      StatusRange.encode(v!, writer.uint32(18).fork()).join();
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): AccessLogging {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseAccessLogging();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 8) {
+              break;
+            }
+
+            message.disabled = reader.bool();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.statuses.push(StatusRange.decode(reader, reader.uint32()));
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create(base?: DeepPartial<AccessLogging>): AccessLogging {
+    return AccessLogging.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<AccessLogging>): AccessLogging {
+    const message = createBaseAccessLogging();
+    message.disabled = object.disabled ?? false;
+    message.statuses = object.statuses?.map((e) => StatusRange.fromPartial(e)) || [];
+    return message;
+  },
+};
+
+function createBaseStatusRange(): StatusRange {
+  return { from: 0, to: 0 };
+}
+
+export const StatusRange: MessageFns<StatusRange> = {
+  encode(message: StatusRange, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.from !== 0) {
+      writer.uint32(8).uint32(message.from);
+    }
+    if (message.to !== 0) {
+      writer.uint32(16).uint32(message.to);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): StatusRange {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseStatusRange();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 8) {
+              break;
+            }
+
+            message.from = reader.uint32();
+            continue;
+          }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.to = reader.uint32();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create(base?: DeepPartial<StatusRange>): StatusRange {
+    return StatusRange.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<StatusRange>): StatusRange {
+    const message = createBaseStatusRange();
+    message.from = object.from ?? 0;
+    message.to = object.to ?? 0;
     return message;
   },
 };
