@@ -12,6 +12,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "istio/v1/auth/ca.proto",
         "meltemi/v1/extensions.proto",
         "meltemi/v1/keys.proto",
+        "meltemi/v1/trust.proto",
         "meltemi/v1/waypoint.proto",
     ];
     let set = protox::compile(files, [&root])?;

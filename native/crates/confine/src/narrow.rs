@@ -7,7 +7,8 @@
 //! | raw and packet sockets | come with NET_RAW, which marks and transparent sockets need |
 //! | entering namespaces other than network ones, making any; mounts; ptrace; loading BPF programs, modules, kernels | come with SYS_ADMIN, which entering a pod's network namespace needs |
 //!
-//! Kept, and why: `daemonset/data-plane.json`.
+//! Kept, and why: `daemonset/data-plane.json`. A waypoint has connections of its own only: it keeps no capability,
+//! enters no namespace and has no business with bpf(2).
 
 use crate::capabilities::{self, Kept};
 use crate::container::Container;
@@ -38,14 +39,30 @@ pub fn narrow_data_plane() -> Result<Narrowed, ConfineError> {
     let kept = Container::parse("daemonset/data-plane.json", CONTAINER)?.kept()?;
     let kept = if marks_with(&kept)? { kept } else { kept.with(Capability::CAP_NET_ADMIN) };
     capabilities::limit(&kept)?;
+    filter(forbidden())?;
+    Ok(Narrowed { capabilities: capabilities::held()? })
+}
+
+/// The same for a waypoint.
+///
+/// # Errors
+/// When the kernel refuses: the waypoint must not go on then.
+pub fn narrow_waypoint() -> Result<Narrowed, ConfineError> {
+    capabilities::limit(&Kept::parse("waypoint", &[])?)?;
+    filter(forbidden().map(|mut rules| {
+        for call in [Sysno::setns, Sysno::bpf] {
+            rules.insert(i64::from(call.id()), Vec::new());
+        }
+        rules
+    }))?;
+    Ok(Narrowed { capabilities: capabilities::held()? })
+}
+
+fn filter(rules: Result<Rules, BackendError>) -> Result<(), ConfineError> {
     // The flags of clone3 lie in memory, where no filter sees them: without it the C library takes clone.
     let clone3 = Rules::from([(i64::from(Sysno::clone3.id()), Vec::new())]);
     refuse(clone3, libc::ENOSYS)?;
-    refuse(
-        forbidden().map_err(|error| ConfineError::refused("write the seccomp filter", error))?,
-        libc::EPERM,
-    )?;
-    Ok(Narrowed { capabilities: capabilities::held()? })
+    refuse(rules.map_err(|error| ConfineError::refused("write the seccomp filter", error))?, libc::EPERM)
 }
 
 /// From now on these calls fail with `errno`. Sets no-new-privs, too.

@@ -3,7 +3,7 @@
 
 #![allow(clippy::unwrap_used)]
 
-use meltemi_confine::{Narrowed, narrow_data_plane};
+use meltemi_confine::{Narrowed, narrow_data_plane, narrow_waypoint};
 use socket2::{Domain, Protocol, Socket, Type};
 use std::io::ErrorKind;
 use std::process::Command;
@@ -64,4 +64,21 @@ fn nothing_is_held_beyond_the_list() {
     let expected: Vec<_> = before.iter().filter(|name| listed.contains(&name.as_str())).cloned().collect();
     assert_eq!(after, expected);
     assert_eq!(meltemi_confine::held().unwrap(), before);
+}
+
+#[test]
+fn a_waypoint_keeps_nothing() {
+    use nix::errno::Errno;
+    use nix::sched::{CloneFlags, setns};
+    let kept = std::thread::spawn(|| {
+        let narrowed = narrow_waypoint().unwrap();
+        let own = std::fs::File::open("/proc/thread-self/ns/net").unwrap();
+        assert_eq!(setns(own, CloneFlags::CLONE_NEWNET), Err(Errno::EPERM));
+        Socket::new(Domain::PACKET, Type::DGRAM, None).unwrap_err();
+        for domain in [Domain::IPV4, Domain::IPV6, Domain::UNIX] {
+            Socket::new(domain, Type::STREAM, None).unwrap();
+        }
+        narrowed.capabilities
+    });
+    assert_eq!(kept.join().unwrap(), Vec::<String>::new());
 }

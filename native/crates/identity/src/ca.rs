@@ -142,25 +142,46 @@ impl GrpcCa {
             "ImpersonatedIdentity".to_owned(),
             Value { kind: Some(Kind::StringValue(identity.uri().to_owned())) },
         )]);
-        let mut request = tonic::Request::new(IstioCertificateRequest {
-            csr: csr_pem,
-            validity_duration: i64::try_from(self.options.ttl.as_secs()).unwrap_or(i64::MAX),
-            metadata: Some(Struct { fields: metadata }),
-        });
+        let request = self
+            .authorized(IstioCertificateRequest {
+                csr: csr_pem,
+                validity_duration: i64::try_from(self.options.ttl.as_secs()).unwrap_or(i64::MAX),
+                metadata: Some(Struct { fields: metadata }),
+            })
+            .await?;
+        let mut client = IstioCertificateServiceClient::new(self.channel.clone())
+            .max_decoding_message_size(MOST_ANSWER_BYTES);
+        match tokio::time::timeout(self.options.request_timeout, client.create_certificate(request)).await {
+            Ok(Ok(answer)) => Ok(answer.into_inner().cert_chain),
+            Ok(Err(status)) => Err(self.failed(&status)),
+            Err(_) => Err(self.no_answer()),
+        }
+    }
+
+    /// A request with the token, as it is now.
+    pub(crate) async fn authorized<T>(&self, message: T) -> Result<tonic::Request<T>, CaError> {
+        let mut request = tonic::Request::new(message);
         if let Some(token) = self.token().await? {
             request.metadata_mut().insert("authorization", token);
         }
-        let mut client = IstioCertificateServiceClient::new(self.channel.clone())
-            .max_decoding_message_size(MOST_ANSWER_BYTES);
-        let uri = self.options.uri.to_string();
-        match tokio::time::timeout(self.options.request_timeout, client.create_certificate(request)).await {
-            Ok(Ok(answer)) => Ok(answer.into_inner().cert_chain),
-            Ok(Err(status)) => Err(failure(uri, &status)),
-            Err(_) => {
-                let problem = format!("no answer in {} ms", self.options.request_timeout.as_millis());
-                Err(CaError::Unreachable { uri, problem })
-            }
-        }
+        Ok(request)
+    }
+
+    pub(crate) fn channel(&self) -> Channel {
+        self.channel.clone()
+    }
+
+    pub(crate) fn request_timeout(&self) -> Duration {
+        self.options.request_timeout
+    }
+
+    pub(crate) fn failed(&self, status: &tonic::Status) -> CaError {
+        failure(self.options.uri.to_string(), status)
+    }
+
+    pub(crate) fn no_answer(&self) -> CaError {
+        let problem = format!("no answer in {} ms", self.options.request_timeout.as_millis());
+        CaError::Unreachable { uri: self.options.uri.to_string(), problem }
     }
 
     async fn token(&self) -> Result<Option<AsciiMetadataValue>, CaError> {

@@ -20,6 +20,7 @@ mod store;
 pub mod testing;
 mod tls;
 mod trust;
+mod trust_watch;
 mod verifier;
 
 pub use ca::{CaAnswer, CaClient, CaError, CaUri, GrpcCa, GrpcCaOptions};

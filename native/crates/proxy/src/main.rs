@@ -45,7 +45,10 @@ fn start() -> anyhow::Result<()> {
     raise_descriptor_limit();
     meltemi_capture::tune_allocator();
     // Before there is another thread: each has the privileges of the one that starts it.
-    let narrowed = meltemi_confine::narrow_data_plane()?;
+    let narrowed = match command {
+        Command::Ztunnel(_) => meltemi_confine::narrow_data_plane()?,
+        Command::Waypoint(_) => meltemi_confine::narrow_waypoint()?,
+    };
     tracing::info!(capabilities = narrowed.capabilities.join(","), "privileges narrowed");
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(workers)
