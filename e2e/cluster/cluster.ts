@@ -86,7 +86,8 @@ export class Cluster {
   static async down(layout: Layout): Promise<void> {
     await Machine.end(layout);
     await removeCgroup(layout.cgroup);
-    rmSync(layout.directory, { recursive: true, force: true });
+    // A program that a killed `up` had started may write its last file now.
+    rmSync(layout.directory, { recursive: true, force: true, maxRetries: 20, retryDelay: 50 });
   }
 
   get kubeconfig(): string {

@@ -58,7 +58,8 @@ export class Pki {
   /** A key that signs service accounts' tokens. */
   signingKey(name: string): string {
     const path = join(this.#directory, `${name}.key`);
-    writeFileSync(path, privateKeyPem(newKey()), { mode: 0o600 });
+    // The API server reads its public half from it, which it can do of this form only.
+    writeFileSync(path, newKey().export({ type: "sec1", format: "pem" }), { mode: 0o600 });
     return path;
   }
 
