@@ -186,6 +186,18 @@ fn read_if_present(place: &str) -> std::result::Result<Option<String>, AddonErro
     }
 }
 
+/// A container's own /proc/sys is read-only: on a cluster the node's `net` is mounted here (src/manifests/node.ts). Which
+/// namespace's values either shows is decided by who looks.
+const HOST_PROC_SYS: &str = "/host/proc/sys";
+
+fn proc_sys() -> &'static str {
+    static FOUND: std::sync::OnceLock<&'static str> = std::sync::OnceLock::new();
+    FOUND.get_or_init(|| {
+        let mounted = std::path::Path::new(HOST_PROC_SYS).join("net").is_dir();
+        if mounted { HOST_PROC_SYS } else { "/proc/sys" }
+    })
+}
+
 /// Only below `net/`: nothing else belongs to a network namespace.
 pub(crate) fn sysctl_path(name: &str) -> std::result::Result<String, AddonError> {
     let plain = |part: &str| {
@@ -199,5 +211,5 @@ pub(crate) fn sysctl_path(name: &str) -> std::result::Result<String, AddonError>
             "{name:?} is not a sysctl of a network namespace (net/ipv4/ip_forward, for example)"
         )));
     }
-    Ok(format!("/proc/sys/{name}"))
+    Ok(format!("{}/{name}", proc_sys()))
 }
