@@ -1,6 +1,7 @@
 /**
  * The demo's application: a shop on two nodes. A front end calls a catalog (HTTP, one replica on each
- * node) and a ledger (raw TCP); an intruder and a courier live beside it; an outsider is not in the mesh.
+ * node) and a ledger (raw TCP); an intruder and a courier live beside it; an outsider is not in the mesh. The kitchen,
+ * in two versions, and its oven are the waypoint act's (kitchen.ts).
  */
 import { stringify } from "yaml";
 import type { LabPod, Topology } from "./lab/topology.js";
@@ -19,6 +20,7 @@ export interface PodPlan {
   readonly namespace: "shop" | "street";
   readonly serviceAccount: string;
   readonly app: string;
+  readonly version?: string;
 }
 
 export const pods: readonly PodPlan[] = [
@@ -28,6 +30,25 @@ export const pods: readonly PodPlan[] = [
   { name: "ledger", node: "n2", host: 12, namespace: "shop", serviceAccount: "ledger", app: "ledger" },
   { name: "intruder", node: "n1", host: 13, namespace: "shop", serviceAccount: "intruder", app: "intruder" },
   { name: "courier", node: "n1", host: 14, namespace: "shop", serviceAccount: "courier", app: "courier" },
+  {
+    name: "kitchen-1",
+    node: "n1",
+    host: 16,
+    namespace: "shop",
+    serviceAccount: "kitchen",
+    app: "kitchen",
+    version: "v1",
+  },
+  {
+    name: "kitchen-2",
+    node: "n2",
+    host: 16,
+    namespace: "shop",
+    serviceAccount: "kitchen",
+    app: "kitchen",
+    version: "v2",
+  },
+  { name: "oven", node: "n2", host: 17, namespace: "shop", serviceAccount: "oven", app: "oven" },
   { name: "outsider", node: "n1", host: 15, namespace: "street", serviceAccount: "default", app: "outsider" },
 ];
 
@@ -71,7 +92,11 @@ export function pod(
       metadata: {
         name: plan.name,
         namespace: plan.namespace,
-        labels: { app: plan.app, ...changes.labels },
+        labels: {
+          app: plan.app,
+          ...(plan.version === undefined ? {} : { version: plan.version }),
+          ...changes.labels,
+        },
         annotations: { "meltemi.io/netns": lab.netns },
       },
       spec: {

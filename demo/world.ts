@@ -1,3 +1,4 @@
+import { existsSync } from "node:fs";
 import { mkdir, readFile, rename, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -5,15 +6,21 @@ import { MeltemiError } from "../src/domain/error.js";
 import { execa } from "execa";
 import { eventually, startIn } from "./lab/command.js";
 import { flags } from "./lab/flags.js";
+import { Issuer } from "./lab/issuer.js";
 import { LongRunning } from "./lab/long-running.js";
 import { hostIp, type LabPod, Topology } from "./lab/topology.js";
+import * as kitchen from "./kitchen.js";
 import * as manifests from "./manifests.js";
 import type { CaptureChoice } from "./report.js";
 
-/** The repository's root, from the compiled file dist/demo/world.js. */
-export const root = fileURLToPath(new URL("../../", import.meta.url));
+/** The repository's root, from this file or from what it is compiled to. */
+export const root = repositoryOf(fileURLToPath(new URL(".", import.meta.url)));
 export const testkit = join(root, "target/release/meltemi-testkit");
 const meltemi = join(root, "bin/meltemi");
+
+function repositoryOf(directory: string): string {
+  return existsSync(join(directory, "package.json")) ? directory : repositoryOf(join(directory, ".."));
+}
 
 type Child = ReturnType<typeof startIn>;
 
@@ -55,6 +62,7 @@ export interface CaptureSummary {
 /** A running mesh with the demo's application on it, and what a row may do to it. */
 export class World {
   readonly topology = new Topology("d");
+  readonly issuer = new Issuer(kitchen.issuer);
   readonly config = "/run/meltemi/demo/config";
   readonly state = "/run/meltemi/demo/state";
   readonly run = "/run/meltemi/demo/run";
@@ -70,11 +78,16 @@ export class World {
 
   /** Makes nodes, pods, servers and manifests, and starts the mesh. */
   async up(progress: (step: string) => void): Promise<void> {
-    progress("two nodes and seven pods, as network namespaces");
+    progress("two nodes, ten pods and a waypoint, as network namespaces");
     await this.topology.up(["n1", "n2"]);
     for (const plan of manifests.pods) await this.topology.addPod(plan.name, plan.node, plan.host);
     for (const name of ["catalog-1", "catalog-2"])
       await this.#serve(name, ["http", "--listen", `[::]:${manifests.catalogPort}`, "--name", name]);
+    await this.topology.addPod(kitchen.waypointName, "n1", 40);
+    for (const name of ["kitchen-1", "kitchen-2"])
+      await this.#serve(name, ["http", "--listen", `[::]:${kitchen.kitchenPort}`, "--name", name]);
+    const oven = ["http", "--listen", `[::]:${kitchen.kitchenPort}`, "--name", "oven"];
+    await this.#serve("oven", [...oven, "--fail-every", "2"]);
     await this.#serve("ledger", ["tcp", "--listen", `[::]:${manifests.ledgerPort}`]);
 
     progress("manifests");
@@ -85,9 +98,15 @@ export class World {
     await this.apply("services.yaml", manifests.services());
     await this.apply("policy.yaml", manifests.catalogPolicy(["frontend", "courier"]));
     await this.apply("mtls.yaml", manifests.mtls("PERMISSIVE"));
+    await this.apply("kitchen.yaml", kitchen.services());
+    await this.apply("kitchen-gateway.yaml", kitchen.gateway(this.topology.pod(kitchen.waypointName)));
+    await this.apply("kitchen-routes.yaml", kitchen.routes());
+    await this.apply("kitchen-policy.yaml", kitchen.policy());
+    await this.apply("kitchen-fault.yaml", kitchen.fault(100));
+    await this.apply("kitchen-token.yaml", kitchen.tokens(this.issuer.jwks));
     for (const plan of manifests.pods) await this.applyPod(plan.name);
 
-    progress("meltemi standalone: control plane, two agents, two data planes");
+    progress("meltemi standalone: control plane, two agents, two data planes, a waypoint");
     await this.startMesh();
     if (this.#externalDataPlanes.length > 0) return;
     await this.allEnrolled();

@@ -9,6 +9,10 @@ import { liveEdit, refusal } from "./policy.js";
 import { rotation } from "./rotation.js";
 import type { Row } from "./row.js";
 import { source } from "./source.js";
+import { bypass } from "./waypoint/bypass.js";
+import { fault, methods } from "./waypoint/requests.js";
+import { byHeader, canary, retry } from "./waypoint/routing.js";
+import { token } from "./waypoint/token.js";
 import { wire } from "./wire.js";
 
 /** All rows, in the order in which they are tried. */
@@ -22,6 +26,13 @@ export const rows: readonly Row[] = [
   refusal,
   plaintextCallers,
   liveEdit,
+  canary,
+  byHeader,
+  retry,
+  methods,
+  token,
+  fault,
+  bypass,
   rotation,
   deciders,
   dataPlane,

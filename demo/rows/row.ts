@@ -8,6 +8,13 @@ export const sabotages = [
   "identity",
   "source",
   "ipv6",
+  "canary",
+  "header",
+  "retry",
+  "methods",
+  "token",
+  "fault",
+  "bypass",
   "rotation",
   "failopen",
 ] as const;

@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -23,11 +24,15 @@ pub(crate) struct Options {
     /// The `server` of every answer.
     #[arg(long, default_value = "server")]
     name: String,
+    /// Answers every Nth request with 503, whatever it asks; the first is number 1.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    fail_every: Option<u64>,
 }
 
 pub(super) async fn serve(options: Options) -> anyhow::Result<()> {
     let listener = super::bind(options.listen, &options.name, false).await?;
     let name: Arc<str> = options.name.into();
+    let answered = Arc::new(AtomicU64::new(0));
     loop {
         let (stream, client) = match listener.accept().await {
             Ok(accepted) => accepted,
@@ -38,13 +43,21 @@ pub(super) async fn serve(options: Options) -> anyhow::Result<()> {
             }
         };
         let name = Arc::clone(&name);
+        let answered = Arc::clone(&answered);
         // A listener for both families names IPv4 clients as mapped addresses.
         let client = SocketAddr::new(client.ip().to_canonical(), client.port());
         tokio::spawn(async move {
             let _ = stream.set_nodelay(true);
             let service = service_fn(move |request| {
                 let name = Arc::clone(&name);
-                async move { Ok::<_, Infallible>(answer(&name, client, request).await) }
+                let number = answered.fetch_add(1, Ordering::Relaxed) + 1;
+                let fails = options.fail_every.is_some_and(|every| number % every == 0);
+                async move {
+                    Ok::<_, Infallible>(match fails {
+                        true => plain(StatusCode::SERVICE_UNAVAILABLE, "not this time"),
+                        false => answer(&name, client, request).await,
+                    })
+                }
             });
             // How a client leaves is its own affair.
             let _ = http1::Builder::new()
