@@ -3,7 +3,7 @@
 import { spawn } from "node:child_process";
 import { readdirSync } from "node:fs";
 import { join } from "node:path";
-import { root, setup } from "./setup.mjs";
+import { clusterLacks, root, setup } from "./setup.mjs";
 import { sandboxed } from "./sandbox.mjs";
 
 const node = process.execPath;
@@ -16,7 +16,7 @@ const netns = readdirSync(join(root, "test/netns"), { recursive: true, encoding:
   .sort()
   .map((name) => sandboxed([...vitest, "netns", join("test/netns", name)]));
 
-/** Commands of one suite run one after the other. @type {{ name: string, command?: string[], commands?: string[][] }[]} */
+/** Commands of one suite run one after the other. @type {{ name: string, command?: string[], commands?: string[][], lacks?: () => string | undefined }[]} */
 const suites = [
   { name: "typecheck", command: [bin("tsc"), "-p", "tsconfig.json", "--noEmit"] },
   { name: "lint", command: [bin("eslint"), ".", "--max-warnings", "0"] },
@@ -42,6 +42,16 @@ const suites = [
   { name: "unit", command: [...vitest, "unit"] },
   { name: "netns", commands: netns },
   { name: "containerd", command: sandboxed([...vitest, "containerd"]) },
+  {
+    name: "cluster",
+    lacks: clusterLacks,
+    commands: [
+      [node, "dist/e2e/cluster/main.js", "build"],
+      [...vitest, "cluster"],
+      // Where the tests were killed, they have not.
+      [node, "dist/e2e/cluster/main.js", "--state", "/var/lib/meltemi-cluster-test", "down"],
+    ],
+  },
 ];
 
 /**
@@ -113,9 +123,17 @@ try {
 const lines = [`${seconds(started)} s  ok    set-up`];
 let passed = 0;
 let failed = 0;
+let notRun = 0;
 for (const suite of suites) {
   if (wanted.length > 0 && !wanted.includes(suite.name)) continue;
   process.stdout.write(`\n== ${suite.name}\n`);
+  const lacks = suite.lacks?.();
+  if (lacks !== undefined) {
+    process.stdout.write(`\n!!! The ${suite.name} suite DID NOT RUN: ${lacks}\n`);
+    lines.push(`        -    NOT RUN  ${suite.name}: ${lacks}`);
+    notRun += 1;
+    continue;
+  }
   const since = Date.now();
   const result = { ok: true, passed: 0, failed: 0 };
   for (const command of suite.commands ?? [suite.command ?? []]) {
@@ -130,6 +148,6 @@ for (const suite of suites) {
   lines.push(`${seconds(since)} s  ${result.ok ? "ok  " : "FAIL"}  ${suite.name}`);
 }
 process.stdout.write(
-  `\n${lines.join("\n")}\n${seconds(started)} s  in all\n${passed} passed, ${failed} failed\n`,
+  `\n${lines.join("\n")}\n${seconds(started)} s  in all\n${passed} passed, ${failed} failed${notRun > 0 ? `, ${notRun} suite${notRun > 1 ? "s" : ""} NOT RUN` : ""}\n`,
 );
 process.exitCode = failed === 0 ? 0 : 1;
