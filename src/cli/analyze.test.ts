@@ -138,7 +138,7 @@ describe("a directory", () => {
     const analysis = await analyzeDirectory(directory);
     expect(formatAnalysis(analysis, "table")).toBe(
       [
-        "unsupported: a.yaml:5: ConfigMap c: ConfigMap is not supported yet; will be read for the mesh's own settings",
+        "unsupported: a.yaml:5: ConfigMap c: ConfigMap is not read; only istio-system/istio and meltemi-system/meltemi are read, the mesh's own settings",
         "",
         "KIND       UNDERSTOOD  NOT YET  REFUSED",
         "ConfigMap           -        1        -",

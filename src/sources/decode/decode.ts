@@ -185,7 +185,8 @@ function decodeOther(report: Report, basePath: string, apiVersion: string, kind:
   const { group } = splitApiVersion(apiVersion);
   const note = unsupportedNote(group, kind);
   if (note !== undefined) {
-    report.unsupported(basePath, { message: `${kind} is not supported yet`, hint: note });
+    const state = byGroupKind.has(`${group}/${kind}`) ? "is not read" : "is not supported yet";
+    report.unsupported(basePath, { message: `${kind} ${state}`, hint: note });
     return { outcome: "unsupported", ref: report.object, problems: report.problems };
   }
   if (isKnownGroup(group) || group === "") {

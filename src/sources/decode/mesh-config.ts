@@ -152,8 +152,12 @@ function readGrpc(fields: Fields, name: string): ExtensionProvider {
   return read;
 }
 
-function readProvider(provider: Fields): ExtensionProvider | undefined {
+function readProvider(provider: Fields, names: Set<string>): ExtensionProvider | undefined {
   const name = provider.requiredString("name");
+  if (name !== undefined && names.has(name)) {
+    provider.report.error(provider.at("name"), { value: name, message: "is another provider's name, too" });
+  }
+  names.add(name ?? "");
   const given = purposes.filter((purpose) => provider.has(purpose));
   provider.refuseUnknown();
   const [purpose] = given;
@@ -180,16 +184,8 @@ function readProvider(provider: Fields): ExtensionProvider | undefined {
 export function decodeMeshConfig(root: Fields, apiVersion: string): ConfigMapObject {
   const { meta } = readMeta(root, apiVersion, { namespaced: true, name: "subdomain", unknown: "warn" });
   const settings = readSettings(root);
-  const providers = settings ? present(settings.children("extensionProviders").map(readProvider)) : [];
   const names = new Set<string>();
-  providers.forEach(({ name }, index) => {
-    if (names.has(name)) {
-      settings?.report.error(`${settings.at("extensionProviders")}[${index}].name`, {
-        value: name,
-        message: "is another provider's name, too",
-      });
-    }
-    names.add(name);
-  });
+  const written = settings?.children("extensionProviders") ?? [];
+  const providers = present(written.map((provider) => readProvider(provider, names)));
   return { kind: "ConfigMap", meta, extensionProviders: providers };
 }

@@ -68,7 +68,9 @@ function readKeys(rule: Fields, issuer: string | undefined): KeySource | undefin
   if (url !== undefined && url !== "") {
     if (isUrl(url)) return { type: "uri", url };
     const hint = "an http or https address without user and fragment";
-    report.error(rule.at("jwksUri"), { value: url, message: "is not where keys can be fetched", hint });
+    // It may have a password in it.
+    const value = url.includes("@") ? {} : { value: url };
+    report.error(rule.at("jwksUri"), { ...value, message: "is not where keys can be fetched", hint });
     return undefined;
   }
   if (issuer === undefined) return undefined;

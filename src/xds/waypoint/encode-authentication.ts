@@ -5,7 +5,7 @@ import type {
   PolicyTarget,
 } from "../../compile/waypoint/config.js";
 import { keySetName, type JwtRule, type TokenPlace } from "../../domain/request-authentication.js";
-import * as proto from "../../gen/meltemi/v1/waypoint.js";
+import type * as proto from "../../gen/meltemi/v1/waypoint.js";
 
 export function policyTarget(target: PolicyTarget): proto.PolicyTarget {
   return {
