@@ -42,11 +42,16 @@ export function systemRoots(environment: NodeJS.ProcessEnv): string | readonly s
  */
 export function httpGet(roots: () => string | readonly string[]): HttpGet {
   return async (url, options) => {
-    const signal = AbortSignal.any([options.signal, AbortSignal.timeout(options.timeoutMs)]);
+    const late = AbortSignal.timeout(options.timeoutMs);
+    const signal = AbortSignal.any([options.signal, late]);
+    const described = (error: unknown): string => {
+      if (options.signal.aborted) return "no longer wanted";
+      return late.aborted ? `no answer within ${options.timeoutMs} ms` : messageOf(error);
+    };
     let at = new URL(url);
     for (let hop = 0; ; hop += 1) {
       const response = await answered(at, signal, roots).catch((error: unknown) => {
-        throw failure(at, described(error, options));
+        throw failure(at, described(error));
       });
       const location = response.headers.location;
       if (isRedirect(response.statusCode) && location !== undefined) {
@@ -67,7 +72,7 @@ export function httpGet(roots: () => string | readonly string[]): HttpGet {
         throw failure(at, `it answers ${response.statusCode ?? 0}`);
       }
       const body = await bodyOf(response, options.mostBytes).catch((error: unknown) => {
-        throw failure(at, described(error, options));
+        throw failure(at, described(error));
       });
       return { body, cacheControl: response.headers["cache-control"] ?? "" };
     }
@@ -76,12 +81,6 @@ export function httpGet(roots: () => string | readonly string[]): HttpGet {
 
 function isRedirect(status: number | undefined): boolean {
   return status !== undefined && [301, 302, 303, 307, 308].includes(status);
-}
-
-function described(error: unknown, { timeoutMs, signal }: HttpGetOptions): string {
-  if (signal.aborted) return "no longer wanted";
-  const timedOut = error instanceof Error && (error.name === "TimeoutError" || error.name === "AbortError");
-  return timedOut ? `no answer within ${timeoutMs} ms` : messageOf(error);
 }
 
 function failure(url: URL, message: string): MeltemiError {
