@@ -1,11 +1,11 @@
 /** VirtualServices and DestinationRules from YAML to what a waypoint is told over the wire. */
 import { beforeEach, describe, expect, it } from "vitest";
-import { Compiler } from "../../compile/compiler.js";
-import { defaultCompileConfig } from "../../compile/config.js";
-import type { CompiledChange } from "../../compile/compiled.js";
-import { HttpRoute, TrafficPolicy, TrafficPolicy_Balance } from "../../gen/meltemi/v1/waypoint.js";
-import { decodeText } from "../../sources/decode/text.js";
-import { encodeConfig } from "./encode.js";
+import { Compiler } from "../../../src/compile/compiler.js";
+import { defaultCompileConfig } from "../../../src/compile/config.js";
+import type { CompiledChange } from "../../../src/compile/compiled.js";
+import { HttpRoute, TrafficPolicy, TrafficPolicy_Balance } from "../../../src/gen/meltemi/v1/waypoint.js";
+import { decodeText } from "../../../src/sources/decode/text.js";
+import { encodeConfig } from "../../../src/xds/waypoint/encode.js";
 
 const mesh = `
 apiVersion: v1
