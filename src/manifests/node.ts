@@ -14,6 +14,7 @@ const stateRoot = "/var/lib/meltemi";
 const bpfRoot = "/sys/fs/bpf";
 const bpfDir = `${bpfRoot}/meltemi`;
 const tokenDirectory = "/var/run/secrets/tokens";
+const apiAccessDirectory = "/var/run/secrets/kubernetes.io/serviceaccount";
 const rootDirectory = "/var/run/secrets/meltemi/root";
 
 interface HostMount {
@@ -40,9 +41,12 @@ const agentMounts = (values: ManifestValues): readonly HostMount[] => [
   { name: "cri", path: dirname(values.criSocket), type: "Directory", readOnly: true },
 ];
 
+/** A container's own /sys/fs takes no further mounts. */
+const dataPlaneBpfDir = "/bpf";
+
 const dataPlaneMounts: readonly HostMount[] = [
   { name: "run", path: runRoot, type: "DirectoryOrCreate" },
-  { name: "bpf-maps", path: bpfDir, type: "DirectoryOrCreate", follows: true },
+  { name: "bpf-maps", path: bpfDir, mountPath: dataPlaneBpfDir, type: "DirectoryOrCreate", follows: true },
 ];
 
 const seccompDirectory = "/host/seccomp";
@@ -103,6 +107,7 @@ function agent(values: ManifestValues, { securityContext }: ContainerProfile): o
     volumeMounts: [
       ...agentMounts(values).map(mountOf),
       { name: "token", mountPath: tokenDirectory, readOnly: true },
+      { name: "api-access", mountPath: apiAccessDirectory, readOnly: true },
       { name: "root", mountPath: rootDirectory, readOnly: true },
       { name: "tmp", mountPath: "/tmp" },
     ],
@@ -119,7 +124,7 @@ function dataPlane(values: ManifestValues, { securityContext }: ContainerProfile
       "ztunnel",
       "--node=$(NODE_NAME)",
       `--run-dir=${runRoot}/node`,
-      `--bpf-dir=${bpfDir}`,
+      `--bpf-dir=${dataPlaneBpfDir}`,
       `--trust-domain=${trustDomain}`,
       `--cluster-id=${clusterId}`,
       `--log-level=${logLevel}`,
@@ -175,6 +180,8 @@ export function nodes(
           },
           spec: {
             serviceAccountName: nameOf[component],
+            // Of the containers only the agent may ask the API: it has the same volume below.
+            automountServiceAccountToken: false,
             priorityClassName: "system-node-critical",
             // The guard and the probes' table are in the node's namespace, at the other end of the pods' links.
             hostNetwork: true,
@@ -201,6 +208,15 @@ export function nodes(
                         path: "istio-token",
                       },
                     },
+                  ],
+                },
+              },
+              {
+                name: "api-access",
+                projected: {
+                  sources: [
+                    { serviceAccountToken: { expirationSeconds: 3_607, path: "token" } },
+                    { configMap: { name: "kube-root-ca.crt", items: [{ key: "ca.crt", path: "ca.crt" }] } },
                   ],
                 },
               },

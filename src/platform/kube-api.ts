@@ -16,7 +16,7 @@ export interface KubeRequest {
 }
 
 export interface KubeApi {
-  /** The answer's body, parsed. @throws KubeStatusError for an answer that is no success, MeltemiError `unavailable` for none */
+  /** The answer's body, parsed; the text of one that is no JSON. @throws KubeStatusError for an answer that is no success, MeltemiError `unavailable` for none */
   call(request: KubeRequest): Promise<unknown>;
   /** The objects of a watch as they come; ends with the server's stream. @throws as `call`, also while it is read */
   stream(request: KubeRequest): AsyncIterable<unknown>;

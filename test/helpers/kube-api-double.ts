@@ -194,7 +194,8 @@ export class KubeApiDouble {
       return;
     }
     if (path === "/readyz") {
-      send(this.ready ? 200 : 500, "");
+      response.writeHead(this.ready ? 200 : 500, { "content-type": "text/plain" });
+      response.end(this.ready ? "ok" : "[-]poststarthook/crd-informer-synced failed");
       return;
     }
     const body: unknown = text === "" ? undefined : JSON.parse(text);

@@ -52,6 +52,8 @@ export class HttpKubeApi implements KubeApi {
   async call(request: KubeRequest): Promise<unknown> {
     const response = await this.#send(request, request.timeoutMs ?? defaultTimeoutMs);
     const text = await readText(response);
+    // Health checks answer in plain words.
+    if (!(response.headers["content-type"] ?? "").includes("json")) return text;
     try {
       return text === "" ? undefined : (JSON.parse(text) as unknown);
     } catch (error) {
