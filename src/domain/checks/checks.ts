@@ -2,7 +2,7 @@ import type { MeshObject } from "../objects.js";
 import type { Problem } from "../problem.js";
 import { Inventory, type CheckOptions } from "./inventory.js";
 import { routeProblems } from "./route-checks.js";
-import { peerAuthenticationProblems, policyProblems } from "./policy-checks.js";
+import { peerAuthenticationProblems, policyProblems, requestAuthenticationProblems } from "./policy-checks.js";
 import {
   familiesWithoutPods,
   orphanedSlices,
@@ -30,6 +30,7 @@ const checks: readonly ((inventory: Inventory) => Problem[])[] = [
   destinationRuleProblems,
   policyProblems,
   peerAuthenticationProblems,
+  requestAuthenticationProblems,
 ];
 
 /** Objects that one step takes in. */

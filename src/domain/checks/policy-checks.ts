@@ -1,5 +1,6 @@
 import type { AuthorizationPolicyObject, AuthorizationRule, Matches, StringMatch } from "../objects.js";
 import type { Problem } from "../problem.js";
+import type { RequestAuthenticationObject } from "../request-authentication.js";
 import { stringMatches, stringMatchText } from "../string-match.js";
 import { isOlder } from "../policy-age.js";
 import { selectorText } from "../selector.js";
@@ -19,10 +20,6 @@ class Check {
 
   warn(path: string, finding: Finding): void {
     this.problems.push(problemOf(this.policy, "warning", path, finding));
-  }
-
-  unsupported(path: string, finding: Finding): void {
-    this.problems.push(problemOf(this.policy, "unsupported", path, finding));
   }
 }
 
@@ -172,26 +169,66 @@ function checkScope(check: Check): void {
   }
 }
 
-function checkTargets(check: Check): void {
-  const { policy, inventory } = check;
+/** What a policy is attached to, one target at a time. */
+function targetProblems(
+  inventory: Inventory,
+  policy: AuthorizationPolicyObject | RequestAuthenticationObject,
+): Problem[] {
   const { namespace } = policy.meta;
-  policy.targetRefs.forEach((target, index) => {
+  return policy.targetRefs.flatMap((target, index) => {
     const path = `spec.targetRefs[${index}]`;
     const value = `${target.kind}/${target.name}`;
+    const problems: Problem[] = [];
     const found =
       (target.kind === "Service" && inventory.find("Service", namespace, target.name)) ||
       (target.kind === "ServiceEntry" && inventory.find("ServiceEntry", namespace, target.name)) ||
       (target.kind === "Gateway" && inventory.find("Gateway", namespace, target.name)) ||
       target.kind === "GatewayClass";
-    if (!found) check.warn(path, { value, message: `names a target that is not in namespace ${namespace}` });
-    const gateway = target.kind === "Gateway" ? inventory.find("Gateway", namespace, target.name) : undefined;
-    if (target.kind === "ServiceEntry" || (gateway && !isWaypoint(gateway))) {
-      check.unsupported(path, {
-        value,
-        message: "is enforced by gateways, which are not run yet",
-        hint: "protect the pods meanwhile with a selector and principals",
-      });
+    if (!found) {
+      const message = `names a target that is not in namespace ${namespace}`;
+      problems.push(problemOf(policy, "warning", path, { value, message }));
     }
+    const gateway = target.kind === "Gateway" ? inventory.find("Gateway", namespace, target.name) : undefined;
+    if (gateway && !isWaypoint(gateway)) {
+      problems.push(
+        problemOf(policy, "unsupported", path, {
+          value,
+          message: "is enforced by gateways, which are not run yet",
+          hint: "protect the pods meanwhile with a selector and principals",
+        }),
+      );
+    }
+    return problems;
+  });
+}
+
+/** Whom a CUSTOM policy asks. */
+function checkProvider(check: Check): void {
+  const { policy, inventory } = check;
+  const { provider } = policy;
+  if (policy.action !== "CUSTOM" || policy.targetRefs.length === 0 || provider === undefined) return;
+  const found = inventory
+    .all("ConfigMap")
+    .flatMap(({ extensionProviders }) => extensionProviders)
+    .find(({ name }) => name === provider);
+  if (found && found.type !== "other") return;
+  check.warn("spec.provider.name", {
+    value: provider,
+    message: found
+      ? "is no external authorizer: requests that the policy matches are refused"
+      : "is no extension provider of the mesh config: requests that the policy matches are refused",
+    hint: "describe it under extensionProviders in ConfigMap istio-system/istio, key mesh",
+  });
+}
+
+/** RequestAuthentications that nothing enforces. */
+export function requestAuthenticationProblems(inventory: Inventory): Problem[] {
+  return inventory.all("RequestAuthentication").flatMap((policy) => {
+    if (policy.targetRefs.length > 0) return targetProblems(inventory, policy);
+    return problemOf(policy, "warning", policy.selector ? "spec.selector" : "spec.targetRefs", {
+      message: "is not what waypoints read, and only they look at tokens: nothing enforces it",
+      hint: "attach it with targetRefs to a waypoint, or to a Service behind one",
+    });
   });
 }
 
@@ -200,7 +237,8 @@ export function policyProblems(inventory: Inventory): Problem[] {
   return inventory.all("AuthorizationPolicy").flatMap((policy) => {
     const check = new Check(policy, inventory);
     checkScope(check);
-    checkTargets(check);
+    check.problems.push(...targetProblems(inventory, policy));
+    checkProvider(check);
     policy.rules.forEach((rule, index) => {
       const base = `spec.rules[${index}]`;
       checkSources(check, rule, base);
