@@ -123,7 +123,8 @@ impl<'a> Session<'a> {
             options.keepalive,
         )
         .await?;
-        let (sender, receiver) = mpsc::channel(8);
+        // The first requests of all types have room before anybody takes one.
+        let (sender, receiver) = mpsc::channel(options.types.len().max(8));
         for resource_type in options.types.iter().copied() {
             let request = self.subscriptions.initial(resource_type, wire_node(options));
             self.queue.push_back(request);
