@@ -22,6 +22,8 @@ class Scene {
   readonly clock = new VirtualClock();
   readonly placed = new Map<string, Sandbox>();
   readonly answers: string[] = [];
+  /** Whether the agent finds the runtime's namespaces. */
+  sees = true;
   #standing: Standing | undefined;
   #state: PodState | undefined;
   readonly #watchers = new Set<() => void>();
@@ -53,7 +55,7 @@ class Scene {
           else this.placed.set(key, sandbox);
         },
       },
-      exists: () => true,
+      exists: () => this.sees,
       log: new RecordingLogger(),
     }),
     clock: this.clock,
@@ -119,6 +121,18 @@ describe("ADD", () => {
     await scene.clock.advance(100);
     scene.set({ asks: false, reason: "not_labelled" });
     expect(await asked).toEqual({ decision: "out" });
+  });
+
+  test("of a namespace that the agent cannot see fails for a pod that asked, and for no other", async () => {
+    const scene = new Scene();
+    scene.sees = false;
+    scene.set({ asks: true });
+    expect(await scene.ask("/cmdadd")).toMatch(/no network namespace with inode 7 at \/run\/netns\/c1/);
+    scene.set({ asks: false, reason: "not_labelled" });
+    expect(await scene.ask("/cmdadd", { ...event, Netns: "/var/run/netns/c1" })).toEqual({
+      decision: "out",
+      reason: "not_labelled",
+    });
   });
 
   test("says what it does not know, and keeps the sandbox for when it does", async () => {

@@ -1,4 +1,4 @@
-import { MeltemiError } from "../../domain/error.js";
+import { MeltemiError, messageOf } from "../../domain/error.js";
 import type { Clock } from "../../platform/clock.js";
 import type { Logger } from "../../platform/logger.js";
 import type { HttpAnswer, HttpHandler, HttpRequest } from "../../platform/unix-http-server.js";
@@ -72,10 +72,19 @@ async function add(parts: CniParts, attachment: Attachment, client: AbortSignal)
   const { pods, sandboxes, clock, log } = parts;
   const { key, podUid, netnsInode } = attachment;
   // Also of a pod that is not known or not enrolled: it may be later, and the runtime does not tell again.
-  await sandboxes.add(attachment);
+  const failure = sandboxes.add(attachment).then(
+    () => undefined,
+    (error: unknown) => ({ error }),
+  );
   const standing = await within(clock, parts.knownWithinMs, client, (signal) =>
     pods.until(() => pods.standing(key, podUid), signal),
   );
+  const failed = await failure;
+  if (failed !== undefined) {
+    // Whoever did not ask is not held up by what the agent cannot see.
+    if (standing?.asks !== false) throw failed.error;
+    log.warn("sandbox not taken", { pod: key, error: messageOf(failed.error) });
+  }
   if (standing === undefined) {
     log.info("sandbox of a pod that is not known", { pod: key });
     return { result: "unknown", body: { decision: "unknown" } };

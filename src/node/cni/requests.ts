@@ -2,6 +2,7 @@
 import { z } from "zod";
 import { MeltemiError } from "../../domain/error.js";
 import { canonicalIp } from "../../domain/ip.js";
+import { runPath } from "../run-path.js";
 
 const text = z.string().min(1).max(4096);
 
@@ -82,7 +83,13 @@ export function readAttachment(body: Buffer): Attachment {
       throw new MeltemiError("bad_input", `IPs.${index}.Address.IP is "${Address.IP}", which is no address`);
     return ip;
   });
-  return { ...readAttachmentId(body), podUid: PodUID ?? "", netns: Netns, netnsInode: NetnsInode, ips };
+  return {
+    ...readAttachmentId(body),
+    podUid: PodUID ?? "",
+    netns: runPath(Netns),
+    netnsInode: NetnsInode,
+    ips,
+  };
 }
 
 export function readCollection(body: Buffer): Collection {

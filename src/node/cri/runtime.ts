@@ -9,6 +9,7 @@ import {
   type PodSandbox,
   type PodSandboxStatusResponse,
 } from "../../gen/runtime/v1/runtime.js";
+import { runPath } from "../run-path.js";
 
 /** A sandbox that runs, with a network namespace of its own. */
 export interface RuntimeSandbox {
@@ -136,6 +137,5 @@ export function networkNamespace(info: string, socket: string): string | undefin
     );
   }
   const path = parsed.runtimeSpec.linux.namespaces.find(({ type }) => type === "network")?.path;
-  // One directory on every node, of which the agent has the second name only.
-  return path === undefined || path === "" ? undefined : path.replace(/^\/var\/run\//, "/run/");
+  return path === undefined || path === "" ? undefined : runPath(path);
 }
