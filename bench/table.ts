@@ -2,6 +2,7 @@
 import { readFile } from "node:fs/promises";
 import { capturePasses, renderCaptureTable } from "./capture/table.js";
 import { controlPlanePasses, renderControlPlaneTable } from "./control-plane/table.js";
+import { l7Passes, renderL7Table } from "./l7/table.js";
 import type { RawRuns } from "./report/raw.js";
 import { passes, renderTable } from "./report/table.js";
 import { pathToFileURL } from "node:url";
@@ -11,6 +12,8 @@ export function tableOf(raw: RawRuns): string {
   switch (raw.benchmark) {
     case "l4":
       return renderTable(raw);
+    case "l7":
+      return renderL7Table(raw);
     case "control-plane":
       return renderControlPlaneTable(raw);
     case "capture":
@@ -23,6 +26,8 @@ export function passesOf(raw: RawRuns): boolean {
   switch (raw.benchmark) {
     case "l4":
       return passes(raw);
+    case "l7":
+      return l7Passes(raw);
     case "control-plane":
       return controlPlanePasses(raw);
     case "capture":

@@ -51,13 +51,15 @@ END`,
     await run("sh", ["-e"], inside.join("\n"));
   }
 
-  /** Its manifests: a Pod each, in namespace `shop`. */
-  manifests(): string {
+  /**
+   * Its manifests: a Pod each, in namespace `shop`. Without their places they wait for what the CNI plugin tells.
+   */
+  manifests(places = true): string {
     return this.pods
       .map(
         ({ name, netns, ip }) => `apiVersion: v1
 kind: Pod
-metadata: { name: ${name}, namespace: shop, annotations: { meltemi.io/netns: ${netns} } }
+metadata: { name: ${name}, namespace: shop, uid: uid-${name}${places ? `, annotations: { meltemi.io/netns: ${netns} }` : ""} }
 spec: { nodeName: ${this.node.name}, serviceAccountName: ${name}, containers: [{ name: c, image: x }] }
 status: { podIP: ${ip}, phase: Running }
 `,

