@@ -3,14 +3,13 @@
  * Without it each attack must be seen to come through, or the test would prove nothing.
  */
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { defences, disarm, rearm, startAttackLab, watchedDevice } from "./attacks/lab.js";
+import { attempt, defences, disarm, linked, rearm, startAttackLab } from "./attacks/lab.js";
 import { inward } from "./attacks/inward.js";
 import { outward } from "./attacks/outward.js";
-import type { Attack } from "./attacks/attack.js";
 import type { Family, Place } from "./cases/case.js";
 import { trials } from "./attacks/trials.js";
 import { eventually } from "../../helpers/eventually.js";
-import { attack, containerCapabilities, get } from "./lab/kit.js";
+import { get } from "./lab/kit.js";
 import { writeResults } from "./lab/results.js";
 import type { Lab } from "./lab/lab.js";
 import { placeOf, ports } from "./lab/world.js";
@@ -26,28 +25,10 @@ let lab: Lab;
 let intact: ReadonlyMap<string, string>;
 beforeAll(async () => {
   lab = await startAttackLab();
+  await linked(lab);
   intact = await defences(lab);
 });
 afterAll(() => lab.down());
-
-/** Tries one row, and gives what came through. */
-async function attempt(
-  row: Attack,
-  place: Place,
-  marker: string,
-): Promise<{ attempted: number; bytes: number }> {
-  const [netns, device] = watchedDevice(lab, row.watched);
-  const capture = await lab.capture(netns, device, row.marker?.(place) ?? marker);
-  let attempted = 0;
-  for (const tool of row.tools(place, marker)) {
-    const report = await attack(lab.pod(row.from).netns, tool);
-    expect(report.capabilities).toBe(containerCapabilities.effective);
-    attempted += report.attempted;
-  }
-  const { drops, marker_bytes: bytes } = await capture.stop();
-  expect(drops, "frames that the capture missed").toBe(0);
-  return { attempted, bytes };
-}
 
 /** Unlike any other row's, and any other try's of the same row. */
 const markerOf = (index: number, form: string): string => `s3cret-${form}-${index}-`;
