@@ -111,6 +111,11 @@ spec:
     ]);
   }
 
+  /** Objects as they are, instead of those that the file held before. */
+  objects(file: string, documents: readonly string[]): void {
+    this.#write(file, documents);
+  }
+
   #write(file: string, documents: readonly string[]): void {
     writeFileSync(join(this.mesh.config, file), documents.join("---\n"));
   }

@@ -1,22 +1,20 @@
 //! From `meltemi.v1.HttpRoute` to a [`Route`]. What is not understood in full is refused in full: a match or a
 //! filter that were left out would be another route than the user wrote.
 
-use crate::filters::{Filter, HeaderChange, PathChange, Redirect, Rewrite};
+mod filter;
+
 use crate::matcher::{HeaderPredicate, Host, Order, PathMatch, QueryPredicate, RequestMatch};
 use crate::route::{
-    Action, Backend, Backends, MatchedRule, Parent, ParentPort, Retry, Route, Rule, Target, Timeouts,
+    Action, Backend, Backends, MatchedRule, Mirror, Parent, ParentPort, Retry, Route, Rule, Target, Timeouts,
 };
 use crate::text::{FoldedKind, Pattern, TextError, TextMatch};
-use bytes::Bytes;
-use http::{HeaderName, HeaderValue, StatusCode};
+use http::HeaderName;
 use meltemi_types::{ServiceKey, meltemi as wire};
 use std::sync::Arc;
 use std::time::Duration;
 
 /// Features that a resource may require of this version.
 const KNOWN_FEATURES: [&str; 0] = [];
-/// Bytes of a direct response.
-const LARGEST_BODY: usize = 64 << 10;
 
 /// A route that is refused: which field, and why.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -137,10 +135,15 @@ fn rule(field: &str, route: &Arc<str>, message: &wire::HttpRule) -> Result<Match
         }
         (problem, _) => Action::Invalid(problem.into()),
     };
+    let filter::Filters { cors, fault, filters, mirrors } =
+        filter::filters(&format!("{field}.filters"), &message.filters)?;
     let rule = Rule {
         route: route.clone(),
         name: message.name.as_str().into(),
-        filters: each(&format!("{field}.filters"), &message.filters, filter)?.into(),
+        cors,
+        fault,
+        filters,
+        mirrors,
         action,
         timeouts: timeouts(message.timeouts.as_ref()),
         retry: message
@@ -259,147 +262,41 @@ pub(crate) fn text_match(field: &str, message: &wire::TextMatch) -> Result<TextM
     })
 }
 
-fn filter(field: &str, message: &wire::HttpFilter) -> Result<Filter> {
-    use wire::http_filter::Kind;
-    let later = |name: &str| Err(RouteError::new(field, format!("this proxy does not implement {name} yet")));
-    match &message.kind {
-        Some(Kind::RequestHeaders(change)) => Ok(Filter::RequestHeaders(header_change(field, change)?)),
-        Some(Kind::ResponseHeaders(change)) => Ok(Filter::ResponseHeaders(header_change(field, change)?)),
-        Some(Kind::Redirect(message)) => redirect(field, message),
-        Some(Kind::Rewrite(message)) => {
-            let authority = match message.authority.as_str() {
-                "" => None,
-                text => Some(text.parse().map_err(|_| {
-                    RouteError::new(format!("{field}.authority"), format!("{text:?} is no authority"))
-                })?),
-            };
-            Ok(Filter::Rewrite(Rewrite { authority, path: path_change(field, message.path.as_ref())? }))
-        }
-        Some(Kind::DirectResponse(message)) => {
-            if message.body.len() > LARGEST_BODY {
-                return Err(RouteError::new(format!("{field}.body"), "more than 64 KiB"));
-            }
-            let content_type = match message.content_type.as_str() {
-                "" => None,
-                text => Some(header_value(&format!("{field}.content_type"), text)?),
-            };
-            let body = Bytes::copy_from_slice(&message.body);
-            Ok(Filter::DirectResponse { status: status(field, message.status)?, body, content_type })
-        }
-        Some(Kind::Mirror(_)) => later("mirror"),
-        Some(Kind::Fault(_)) => later("fault"),
-        Some(Kind::Cors(_)) => later("cors"),
-        None => Err(RouteError::new(field, "an unknown filter")),
-    }
-}
-
-fn status(field: &str, status: u32) -> Result<StatusCode> {
-    let code = u16::try_from(status).ok().and_then(|status| StatusCode::from_u16(status).ok());
-    code.filter(|code| (200..600).contains(&code.as_u16()))
-        .ok_or_else(|| RouteError::new(format!("{field}.status"), format!("{status} is no final status")))
-}
-
-fn redirect(field: &str, message: &wire::Redirect) -> Result<Filter> {
-    let scheme = match message.scheme.as_str() {
-        "" => None,
-        known @ ("http" | "https") => Some(known.into()),
-        other => {
-            return Err(RouteError::new(
-                format!("{field}.scheme"),
-                format!("{other:?} is not http or https"),
-            ));
-        }
-    };
-    let hostname = match message.hostname.as_str() {
-        "" => None,
-        text => match host(&format!("{field}.hostname"), text)? {
-            Host::Exact(name) => Some(name),
-            _ => return Err(RouteError::new(format!("{field}.hostname"), "a wildcard")),
-        },
-    };
-    Ok(Filter::Redirect(Redirect {
-        scheme,
-        hostname,
-        port: port(&format!("{field}.port"), message.port)?,
-        path: path_change(field, message.path.as_ref())?,
-        status: match message.status {
-            0 => StatusCode::FOUND,
-            code @ (301 | 302 | 303 | 307 | 308) => status(field, code)?,
-            code => return Err(RouteError::new(format!("{field}.status"), format!("{code} is no redirect"))),
-        },
-        drop_port: message.drop_port,
-    }))
-}
-
-fn path_change(field: &str, message: Option<&wire::PathChange>) -> Result<Option<PathChange>> {
-    use wire::path_change::Kind;
-    let Some(message) = message else { return Ok(None) };
-    let field = format!("{field}.path");
-    match &message.kind {
-        Some(Kind::Full(text)) if text.starts_with('/') => Ok(Some(PathChange::Full(text.as_str().into()))),
-        Some(Kind::Full(text)) => {
-            Err(RouteError::new(field, format!("{text:?} does not begin with a slash")))
-        }
-        Some(Kind::Prefix(text)) => Ok(Some(PathChange::Prefix(text.as_str().into()))),
-        Some(Kind::Regex(_)) => {
-            Err(RouteError::new(field, "this proxy does not implement regex rewrites yet"))
-        }
-        None => Err(RouteError::new(field, "an unknown change")),
-    }
-}
-
-/// Names that only the proxy itself may set: they frame the message.
-const FRAMING: [HeaderName; 6] = [
-    http::header::CONNECTION,
-    http::header::CONTENT_LENGTH,
-    http::header::TRANSFER_ENCODING,
-    http::header::UPGRADE,
-    http::header::TE,
-    http::header::TRAILER,
-];
-
-fn header_change(field: &str, message: &wire::HeaderChange) -> Result<HeaderChange> {
-    let name = |field: &str, text: &str| {
-        let name = header_name(field, text)?;
-        match FRAMING.contains(&name) {
-            true => Err(RouteError::new(field, format!("{name} belongs to the message's framing"))),
-            false => Ok(name),
-        }
-    };
-    let pairs = |list: &str, pairs: &[wire::HeaderValue]| {
-        each(&format!("{field}.{list}"), pairs, |field, pair| {
-            Ok((name(field, &pair.name)?, header_value(field, &pair.value)?))
-        })
-    };
-    Ok(HeaderChange {
-        set: pairs("set", &message.set)?.into(),
-        add: pairs("add", &message.add)?.into(),
-        remove: each(&format!("{field}.remove"), &message.remove, |field, text| name(field, text))?.into(),
-    })
-}
-
-fn header_value(field: &str, text: &str) -> Result<HeaderValue> {
-    HeaderValue::from_str(text).map_err(|_| RouteError::new(field, "a value that no header can have"))
-}
-
 fn backend(field: &str, message: &wire::HttpBackend) -> Result<(u32, Backend)> {
-    if !message.subset.is_empty() {
-        return Err(RouteError::new(format!("{field}.subset"), "this proxy does not implement subsets yet"));
-    }
     let target = match message.invalid.as_str() {
         "" => Target::Service {
             service: service(&format!("{field}.service"), &message.service)?,
             port: port(&format!("{field}.port"), message.port)?
                 .ok_or_else(|| RouteError::new(format!("{field}.port"), "missing"))?,
+            subset: (!message.subset.is_empty()).then(|| message.subset.as_str().into()),
         },
         problem => Target::Invalid(problem.into()),
     };
-    let filters = each(&format!("{field}.filters"), &message.filters, filter)?;
-    let answers = |filter: &&Filter| matches!(filter, Filter::Redirect(_) | Filter::DirectResponse { .. });
-    if filters.iter().any(|filter| answers(&filter)) {
-        return Err(RouteError::new(format!("{field}.filters"), "a backend's filter cannot answer"));
+    let at = format!("{field}.filters");
+    let filter::Filters { cors, fault, filters, mirrors } = filter::filters(&at, &message.filters)?;
+    if cors.is_some() || fault.is_some() || filters.iter().any(filter::answers) {
+        return Err(RouteError::new(at, "a backend's filter cannot answer"));
     }
-    Ok((message.weight, Backend { target, filters: filters.into() }))
+    Ok((message.weight, Backend { target, filters, mirrors }))
+}
+
+fn mirror(field: &str, message: &wire::Mirror) -> Result<Mirror> {
+    let at = format!("{field}.backend");
+    let (_, backend) = match &message.backend {
+        Some(message) if message.filters.is_empty() => backend(&at, message)?,
+        Some(_) => return Err(RouteError::new(at, "a mirror has no filters of its own")),
+        None => return Err(RouteError::new(at, "missing")),
+    };
+    let per_million = if message.all { 1_000_000 } else { share(field, "per_million", message.per_million)? };
+    Ok(Mirror { backend, per_million })
+}
+
+/// Of a million.
+fn share(field: &str, name: &str, share: u32) -> Result<u32> {
+    match share {
+        0..=1_000_000 => Ok(share),
+        _ => Err(RouteError::new(format!("{field}.{name}"), format!("{share} is more than a million"))),
+    }
 }
 
 /// Gateway API: 0 is "no limit".
@@ -413,10 +310,10 @@ fn timeouts(message: Option<&wire::HttpTimeouts>) -> Timeouts {
 }
 
 fn decode_retry(field: &str, message: &wire::HttpRetry) -> Result<Retry> {
-    if !message.grpc_statuses.is_empty() {
-        let problem = "this proxy does not implement retries by gRPC status yet";
-        return Err(RouteError::new(format!("{field}.grpc_statuses"), problem));
-    }
+    let grpc_statuses = message.grpc_statuses.iter().map(|code| match u16::try_from(*code) {
+        Ok(code @ 1..=16) => Ok(code),
+        _ => Err(RouteError::new(format!("{field}.grpc_statuses"), format!("{code} is no error's status"))),
+    });
     let statuses = message.statuses.iter().map(|code| match u16::try_from(*code) {
         Ok(code @ 400..=599) => Ok(code),
         _ => Err(RouteError::new(format!("{field}.statuses"), format!("{code} is no error's status"))),
@@ -427,6 +324,7 @@ fn decode_retry(field: &str, message: &wire::HttpRetry) -> Result<Retry> {
         attempts: message.attempts,
         per_try: message.per_try_timeout_ms.filter(|ms| *ms > 0).map(Duration::from_millis),
         statuses: statuses.collect::<Result<_>>()?,
+        grpc_statuses: grpc_statuses.collect::<Result<_>>()?,
         connect_failure: message.connect_failure,
         reset: message.reset,
         backoff,

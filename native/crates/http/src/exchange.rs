@@ -3,7 +3,7 @@
 
 use crate::reply::{Cause, Reply};
 use crate::world::World;
-use http::{Method, Version};
+use http::{HeaderName, HeaderValue, Method, Version};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Instant;
@@ -36,6 +36,8 @@ pub struct Exchange<W: World> {
     /// Why it was not as the endpoint answered.
     pub cause: Option<Cause>,
     pub error: Option<String>,
+    /// For the response's headers.
+    pub(crate) added: Vec<(HeaderName, HeaderValue)>,
     pub(crate) world: Arc<W>,
 }
 
@@ -66,6 +68,7 @@ impl<W: World> Exchange<W> {
             attempts: 0,
             cause: None,
             error: None,
+            added: Vec::new(),
             world,
         })
     }

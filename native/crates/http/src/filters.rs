@@ -1,5 +1,14 @@
 //! What a rule changes in a request or a response, and what it answers by itself.
 
+mod cors;
+mod fault;
+mod regex_change;
+
+pub use cors::{Asked, Cors, Listed};
+pub(crate) use fault::befalls;
+pub use fault::{Abort, Drawn, Fault};
+pub use regex_change::RegexChange;
+
 use crate::matcher::PathMatch;
 use bytes::Bytes;
 use http::header::{HOST, HeaderMap, HeaderName, HeaderValue};
@@ -42,6 +51,7 @@ pub enum PathChange {
     Full(Box<str>),
     /// Replaces what the rule's prefix matched.
     Prefix(Box<str>),
+    Regex(Box<RegexChange>),
 }
 
 impl PathChange {
@@ -49,6 +59,7 @@ impl PathChange {
     fn apply(&self, path: &str, matched: &PathMatch) -> String {
         let with = match self {
             Self::Full(full) => return full.to_string(),
+            Self::Regex(change) => return absolute(change.apply(path)),
             Self::Prefix(with) => with,
         };
         let (prefix, by_segment) = match matched {
@@ -64,8 +75,17 @@ impl PathChange {
             true if !rest.is_empty() => format!("{}{rest}", with.strip_suffix('/').unwrap_or(with)),
             _ => format!("{with}{rest}"),
         };
-        if joined.starts_with('/') { joined } else { format!("/{joined}") }
+        absolute(joined)
     }
+}
+
+fn absolute(path: String) -> String {
+    if path.starts_with('/') { path } else { format!("/{path}") }
+}
+
+/// What a change has put together must not climb where no policy has looked.
+fn climbs(path: &str) -> bool {
+    path.split('/').any(|segment| matches!(segment, "." | ".."))
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -144,6 +164,8 @@ pub enum Step<'a> {
     },
     /// A filter's result is nothing that can be sent.
     Broken(&'static str),
+    /// The request makes of a change what it was not meant to be.
+    Refused(&'static str),
 }
 
 /// Applies the filters that concern the request, until one answers.
@@ -173,6 +195,9 @@ pub fn on_request<'a>(
                 }
                 if let Some(change) = &rewrite.path {
                     let path = change.apply(seen.path, matched);
+                    if climbs(&path) {
+                        return Step::Refused("the rewritten path has dot segments");
+                    }
                     let query = seen.query.map(|query| format!("?{query}")).unwrap_or_default();
                     match format!("{path}{query}").parse() {
                         Ok(target) => outgoing.target = target,
@@ -238,6 +263,20 @@ mod tests {
         }
         let change = PathChange::Prefix("/xyz".into());
         assert_eq!(change.apply("/foobar", &PathMatch::Prefix("/foo".into())), "/xyzbar");
+    }
+
+    #[test]
+    fn a_rewrite_cannot_be_made_to_climb() {
+        let change = PathChange::Prefix(String::new().into());
+        assert_eq!(change.apply("/pre../admin", &PathMatch::Prefix("/pre".into())), "/../admin");
+        let rewrite = Filter::Rewrite(Rewrite { authority: None, path: Some(change) });
+        let seen = Seen { scheme: "http", host: "a", port: 80, path: "/pre../admin", query: None };
+        let mut outgoing =
+            Outgoing { target: PathAndQuery::from_static("/"), authority: Authority::from_static("a") };
+        let matched = PathMatch::Prefix("/pre".into());
+        let filters = [rewrite];
+        let step = on_request(&filters, &seen, &matched, &mut HeaderMap::new(), &mut outgoing);
+        assert!(matches!(step, Step::Refused(_)), "{step:?}");
     }
 
     fn redirect() -> Redirect {

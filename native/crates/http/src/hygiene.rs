@@ -3,8 +3,10 @@
 //!
 //! Messages are framed anew on each side (by hyper): a request's own framing headers never reach a backend.
 
+use crate::matcher::RequestView;
 use crate::path::{self, PathSettings};
 use crate::reply::{Cause, Reply};
+use crate::world::Downstream;
 use http::header::{
     CONNECTION, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION,
     TE, TRANSFER_ENCODING, UPGRADE,
@@ -32,6 +34,28 @@ pub struct Admitted {
     pub grpc: bool,
     /// The protocol that the client wants to go on with on this connection.
     pub upgrade: Option<HeaderValue>,
+}
+
+impl Admitted {
+    /// As routes and policies look at it.
+    pub fn view<'a>(
+        &'a self,
+        method: &'a Method,
+        headers: &'a HeaderMap,
+        downstream: &'a impl Downstream,
+    ) -> RequestView<'a> {
+        let identity = downstream.caller().identity.as_ref();
+        RequestView {
+            host: &self.host,
+            path: &self.path,
+            query: self.query.as_deref(),
+            method,
+            scheme: "http",
+            headers,
+            source_namespace: identity.map_or("", |identity| identity.namespace()),
+            port: downstream.port(),
+        }
+    }
 }
 
 fn bad(message: impl Into<String>) -> Reply {

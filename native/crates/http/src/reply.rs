@@ -32,8 +32,14 @@ macro_rules! causes {
 causes! {
     /// The request has no single reading.
     BadRequest = "bad_request", 400;
+    /// A token that no RequestAuthentication accepts.
+    InvalidToken = "invalid_token", 401;
     /// An AuthorizationPolicy, or the lack of an ALLOW.
     PolicyDenied = "policy_denied", 403;
+    /// The external authorizer of a CUSTOM policy said no.
+    ExternalDenied = "external_denied", 403;
+    /// It could not be asked, or gave no answer that can be read.
+    ExternalFailed = "external_failed", 403;
     /// Routes are attached, none is for the request.
     NoRoute = "no_route", 404;
     BodyTooLarge = "body_too_large", 413;
@@ -50,8 +56,10 @@ causes! {
     UpstreamTimeout = "upstream_timeout", 504;
     /// The whole exchange took too long.
     RequestTimeout = "request_timeout", 504;
-    /// Too many requests are under way.
+    /// Too many requests are under way, or wait for a connection.
     Overloaded = "overloaded", 503;
+    /// A fault that the route asks for; it says with which status.
+    FaultInjected = "fault_injected", 503;
     /// The client went away, or its request broke off.
     ClientGone = "client_gone", 499;
     /// The response broke off, or nothing came for too long.
@@ -66,16 +74,20 @@ pub struct Reply {
     pub policy: Option<Arc<str>>,
     /// For the record and the answer's body.
     pub message: String,
+    /// Instead of the cause's own.
+    pub status: Option<StatusCode>,
+    pub grpc_status: Option<u16>,
 }
 
 impl Reply {
     pub fn new(cause: Cause, message: impl Into<String>) -> Self {
-        Self { cause, policy: None, message: message.into() }
+        Self { cause, policy: None, message: message.into(), status: None, grpc_status: None }
     }
 
     /// `grpc`: as a gRPC client understands it, headers only.
     pub fn response(&self, grpc: bool) -> Response<Bytes> {
-        let status = StatusCode::from_u16(self.cause.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let own = || StatusCode::from_u16(self.cause.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let status = self.status.unwrap_or_else(own);
         let mut response = Response::new(Bytes::new());
         let headers = response.headers_mut();
         let explained = match &self.policy {
@@ -85,9 +97,17 @@ impl Reply {
         if let Ok(value) = HeaderValue::from_str(&explained) {
             headers.insert(REFUSED, value);
         }
+        if self.cause == Cause::InvalidToken {
+            // RFC 6750, 3.1. Nothing of why: the record has it.
+            let challenge = HeaderValue::from_static(r#"Bearer error="invalid_token""#);
+            headers.insert(http::header::WWW_AUTHENTICATE, challenge);
+        }
         if grpc {
             headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-            headers.insert("grpc-status", HeaderValue::from(grpc_status(self.cause)));
+            headers.insert(
+                "grpc-status",
+                HeaderValue::from(self.grpc_status.unwrap_or_else(|| grpc_status(status.as_u16()))),
+            );
             if let Ok(value) = HeaderValue::from_str(&percent_encoded(&explained)) {
                 headers.insert("grpc-message", value);
             }
@@ -101,14 +121,15 @@ impl Reply {
 }
 
 /// gRPC's own mapping of HTTP statuses (doc/http-grpc-status-mapping.md), and the codes that say more.
-fn grpc_status(cause: Cause) -> u16 {
-    match cause.status() {
+fn grpc_status(status: u16) -> u16 {
+    match status {
         400 => 13,
         403 => 7,
         404 | 501 => 12,
+        401 => 16,
         413 => 8,
         504 => 4,
-        502 | 503 => 14,
+        429 | 502 | 503 => 14,
         _ => 2,
     }
 }
@@ -136,6 +157,16 @@ mod tests {
         assert_eq!(response.status(), 200);
         assert_eq!(response.headers()["grpc-status"], "7");
         assert_eq!(response.headers()["grpc-message"], "policy_denied; policy=shop/p");
+    }
+
+    #[test]
+    fn a_refused_token_is_challenged() {
+        let reply = Reply::new(Cause::InvalidToken, "the token has expired");
+        let response = reply.response(false);
+        assert_eq!(response.status(), 401);
+        assert_eq!(response.headers()[REFUSED], "invalid_token");
+        assert_eq!(response.headers()["www-authenticate"], "Bearer error=\"invalid_token\"");
+        assert_eq!(reply.response(true).headers()["grpc-status"], "16");
     }
 
     #[test]

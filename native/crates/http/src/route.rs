@@ -1,6 +1,6 @@
 //! Routes as they are in force: decoded from `meltemi.v1.HttpRoute`, checked, and ready to be matched.
 
-use crate::filters::Filter;
+use crate::filters::{Cors, Fault, Filter};
 use crate::matcher::{Host, Order, RequestMatch};
 use meltemi_types::ServiceKey;
 use std::sync::Arc;
@@ -46,7 +46,12 @@ pub struct Rule {
     pub route: Arc<str>,
     /// The rule's own name, if it has one.
     pub name: Box<str>,
+    /// These before the filters, as Envoy has it.
+    pub cors: Option<Box<Cors>>,
+    pub fault: Option<Box<Fault>>,
     pub filters: Box<[Filter]>,
+    /// Sent what the filters have made of the request.
+    pub mirrors: Box<[Mirror]>,
     pub action: Action,
     pub timeouts: Timeouts,
     pub retry: Option<Retry>,
@@ -77,6 +82,8 @@ pub enum Target {
     Service {
         service: ServiceKey,
         port: u16,
+        /// A name in the service's policy of traffic.
+        subset: Option<Box<str>>,
     },
     /// A reference that leads nowhere: 500.
     Invalid(Box<str>),
@@ -86,6 +93,14 @@ pub enum Target {
 pub struct Backend {
     pub target: Target,
     pub filters: Box<[Filter]>,
+    pub mirrors: Box<[Mirror]>,
+}
+
+/// A copy of some requests goes there, too.
+#[derive(Debug)]
+pub struct Mirror {
+    pub backend: Backend,
+    pub per_million: u32,
 }
 
 /// Backends with the sums of their weights so far.
@@ -133,13 +148,14 @@ pub struct Timeouts {
     pub idle: Option<Duration>,
 }
 
-/// When a request is sent again. What was sent of its body cannot be had back, so only requests without a body
-/// are, or those of which no byte has left.
+/// When a request is sent again, as long as what was sent of its body is kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Retry {
     pub attempts: u32,
     pub per_try: Option<Duration>,
     pub statuses: Box<[u16]>,
+    /// In a response's headers: where it has no others.
+    pub grpc_statuses: Box<[u16]>,
     pub connect_failure: bool,
     pub reset: bool,
     pub backoff: Duration,
@@ -153,7 +169,7 @@ mod tests {
     use rand::SeedableRng;
 
     fn backend(name: &str) -> Backend {
-        Backend { target: Target::Invalid(name.into()), filters: Box::default() }
+        Backend { target: Target::Invalid(name.into()), filters: Box::default(), mirrors: Box::default() }
     }
 
     #[test]

@@ -1,21 +1,32 @@
 //! Connections to endpoints, kept for reuse: one request at a time by HTTP/1.1, many by HTTP/2.
 
-use crate::body::RequestBody;
+mod lease;
+mod multiplexed;
+mod single;
+
+pub(crate) use lease::Lease;
+
+use crate::balance::{Bounds, Picked, Place, TrafficPolicy, overloaded};
+use crate::body::{BodyError, RequestBody};
 use crate::reply::Cause;
-use crate::world::{Picked, UpstreamError, World};
+use crate::world::{UpstreamError, World};
 use hashbrown::HashMap;
-use http::{Method, Request, Response};
+use http::{Request, Response};
 use hyper::body::Incoming;
-use hyper::client::conn::{TrySendError, http1, http2};
+use hyper::client::conn::TrySendError;
 use hyper::rt::Executor;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use multiplexed::Multiplexed;
 use parking_lot::Mutex;
+use single::Unused;
 use std::hash::Hash;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+
+/// How long a request waits for a connection where as many as allowed are there and no time to connect is set.
+const WAIT: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Clone)]
 pub struct PoolLimits {
@@ -42,20 +53,9 @@ impl Default for PoolLimits {
     }
 }
 
-type H1 = http1::SendRequest<RequestBody>;
-type H2 = http2::SendRequest<RequestBody>;
-
-/// An HTTP/2 connection and the requests under way on it.
-#[derive(Debug, Clone)]
-struct Multiplexed {
-    sender: H2,
-    active: Arc<AtomicUsize>,
-    used: Arc<Mutex<Instant>>,
-}
-
 #[derive(Debug, Default)]
 struct Endpoint {
-    unused: Vec<(H1, Instant)>,
+    unused: Vec<Unused>,
     multiplexed: Vec<Multiplexed>,
     /// Held by who makes an HTTP/2 connection: others wait for it.
     connecting: Arc<tokio::sync::Mutex<()>>,
@@ -67,48 +67,32 @@ struct Inner<K> {
     limits: PoolLimits,
 }
 
-/// The right to a connection while its response is under way.
-#[derive(Debug)]
-pub(crate) struct Lease<K: Hash + Eq> {
-    held: Held<K>,
+/// What the policy of the service says of a connection that was made for it.
+#[derive(Debug, Clone)]
+struct Terms {
+    /// Closed after this where it is not used.
+    idle: Duration,
+    /// Requests that it may carry; 0: any number.
+    requests: u32,
+    /// Whose it is, where these are bounded.
+    bounds: Option<Arc<Bounds>>,
 }
 
-#[derive(Debug)]
-enum Held<K: Hash + Eq> {
-    Single { inner: Arc<Inner<K>>, key: K, sender: H1 },
-    Shared { _active: Active },
-}
-
-#[derive(Debug)]
-struct Active(Multiplexed);
-
-impl Active {
-    fn of(connection: Multiplexed) -> Self {
-        connection.active.fetch_add(1, Relaxed);
-        Self(connection)
-    }
-}
-
-impl Drop for Active {
-    fn drop(&mut self) {
-        self.0.active.fetch_sub(1, Relaxed);
-        *self.0.used.lock() = Instant::now();
-    }
-}
-
-impl<K: Hash + Eq> Lease<K> {
-    /// The response has come in full: the connection may be used again. A lease that is dropped instead ends
-    /// an HTTP/1.1 connection.
-    pub(crate) fn give_back(self) {
-        if let Held::Single { inner, key, sender } = self.held
-            && !sender.is_closed()
-        {
-            let mut endpoints = inner.endpoints.lock();
-            let endpoint = endpoints.entry(key).or_default();
-            if endpoint.unused.len() < inner.limits.idle_connections {
-                endpoint.unused.push((sender, Instant::now()));
-            }
+impl Terms {
+    fn new<W: World>(limits: &PoolLimits, picked: &Picked<W>) -> Self {
+        let policy = picked.policy.as_deref();
+        Self {
+            idle: policy.and_then(|policy| policy.idle).unwrap_or(limits.idle),
+            requests: policy.map_or(0, |policy| policy.max_requests_per_connection),
+            bounds: picked
+                .bounds
+                .clone()
+                .filter(|_| policy.is_some_and(|policy: &TrafficPolicy| policy.max_connections > 0)),
         }
+    }
+
+    fn is_worn_out(&self, served: u32) -> bool {
+        self.requests > 0 && served >= self.requests
     }
 }
 
@@ -120,12 +104,18 @@ pub(crate) struct SendError {
     pub(crate) unsent: Option<Box<Request<RequestBody>>>,
 }
 
+impl SendError {
+    fn unsent(error: UpstreamError, request: Request<RequestBody>) -> Self {
+        Self { error, unsent: Some(Box::new(request)) }
+    }
+}
+
 /// All connections of one waypoint. Drivers run among `tasks` until `closed`.
 #[derive(Debug)]
 pub(crate) struct Pool<K: Hash + Eq> {
     inner: Arc<Inner<K>>,
     tasks: TaskTracker,
-    closed: CancellationToken,
+    pub(crate) closed: CancellationToken,
 }
 
 impl<K: Hash + Eq + Clone + Send + Sync + 'static> Pool<K> {
@@ -137,138 +127,80 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Pool<K> {
     pub(crate) async fn send<W: World<Key = K>>(
         &self,
         world: &W,
-        picked: &Picked<W>,
+        mut picked: Picked<W>,
         request: Request<RequestBody>,
     ) -> Result<(Response<Incoming>, Lease<K>), SendError> {
-        match picked.http2 {
-            true => self.send_h2(world, picked, request).await,
-            false => self.send_h1(world, picked, request).await,
-        }
+        let usage = picked.usage.take();
+        let (response, mut lease) = match picked.http2 {
+            true => self.send_multiplexed(world, &picked, request).await?,
+            false => self.send_single(world, &picked, request).await?,
+        };
+        lease.usage = usage;
+        Ok((response, lease))
     }
 
-    async fn send_h1<W: World<Key = K>>(
+    /// Connects within the time that the policy gives for it.
+    async fn connect<W: World<Key = K>>(
         &self,
         world: &W,
         picked: &Picked<W>,
-        mut request: Request<RequestBody>,
-    ) -> Result<(Response<Incoming>, Lease<K>), SendError> {
-        while let Some(mut sender) = self.unused(&picked.key) {
-            let again = replay(&request);
-            match sender.try_send_request(request).await {
-                Ok(response) => return Ok((response, self.lease(picked, sender))),
-                Err(error) => match (unsent(error), again) {
-                    (Ok(back), _) => request = back,
-                    // The endpoint closed an idle connection while the request was on its way: what changes
-                    // nothing may be asked again (RFC 9110, 9.2.2).
-                    (Err(error), Some(again)) if error.is_incomplete_message() => request = again,
-                    (Err(error), _) => return Err(reset(&error)),
-                },
-            }
-        }
-        let io = match world.connect(&picked.endpoint).await {
-            Ok(io) => TokioIo::new(io),
-            Err(error) => return Err(SendError { error, unsent: Some(Box::new(request)) }),
+    ) -> Result<W::Io, UpstreamError> {
+        let connecting = world.connect(&picked.endpoint);
+        let Some(time) = picked.policy.as_ref().and_then(|policy| policy.connect_timeout) else {
+            return connecting.await;
         };
-        let limits = &self.inner.limits;
-        let begun = http1::Builder::new()
-            .max_buf_size(limits.header_bytes.max(8_192))
-            .max_headers(limits.header_count)
-            .handshake::<_, RequestBody>(io)
-            .await;
-        let (mut sender, driver) = match begun {
-            Ok(begun) => begun,
-            Err(error) => return Err(SendError { unsent: Some(Box::new(request)), ..reset(&error) }),
-        };
-        let closed = self.closed.clone();
-        self.tasks.spawn(async move {
-            tokio::select! {
-                ended = driver.with_upgrades() => if let Err(error) = ended {
-                    tracing::debug!(%error, "endpoint's connection ended");
-                },
-                () = closed.cancelled() => {}
-            }
-        });
-        match sender.try_send_request(request).await {
-            Ok(response) => Ok((response, self.lease(picked, sender))),
-            Err(error) => Err(match unsent(error) {
-                Ok(back) => SendError {
-                    error: failed("the connection ended at once", true),
-                    unsent: Some(Box::new(back)),
-                },
-                Err(error) => reset(&error),
-            }),
-        }
+        tokio::time::timeout(time, connecting).await.unwrap_or_else(|_| {
+            let message = format!("no connection within {} ms", time.as_millis());
+            let cause = Cause::UpstreamConnectFailed;
+            Err(UpstreamError { cause, message, policy: None, another: true })
+        })
     }
 
-    fn lease<W: World<Key = K>>(&self, picked: &Picked<W>, sender: H1) -> Lease<K> {
-        Lease { held: Held::Single { inner: self.inner.clone(), key: picked.key.clone(), sender } }
-    }
-
-    /// The connection that was used last, of those that can take a request at once.
-    fn unused(&self, key: &K) -> Option<H1> {
-        let mut endpoints = self.inner.endpoints.lock();
-        let endpoint = endpoints.get_mut(key)?;
-        endpoint.unused.retain(|(sender, _)| !sender.is_closed());
-        let at = endpoint.unused.iter().rposition(|(sender, _)| sender.is_ready())?;
-        Some(endpoint.unused.remove(at).0)
-    }
-
-    async fn send_h2<W: World<Key = K>>(
+    /// A place for one connection more, where the policy bounds them; waits until there is one. `free`: whether a
+    /// connection can be had that is there already; then there is no place.
+    async fn room<W: World<Key = K>>(
         &self,
-        world: &W,
         picked: &Picked<W>,
-        mut request: Request<RequestBody>,
-    ) -> Result<(Response<Incoming>, Lease<K>), SendError> {
-        let mut attempt = 0;
+        terms: &Terms,
+        mut free: impl FnMut() -> bool,
+    ) -> Result<Option<Place>, UpstreamError> {
+        let (Some(bounds), Some(policy)) = (&terms.bounds, &picked.policy) else { return Ok(None) };
+        let deadline = tokio::time::Instant::now() + policy.connect_timeout.unwrap_or(WAIT);
         loop {
-            attempt += 1;
-            let active = match self.multiplexed(world, picked).await {
-                Ok(active) => active,
-                Err(error) => return Err(SendError { error, unsent: Some(Box::new(request)) }),
-            };
-            let mut sender = active.0.sender.clone();
-            if sender.ready().await.is_err() && attempt < 3 {
-                continue;
+            // Registered before it is looked: what is freed in between is not missed.
+            let mut freed = std::pin::pin!(bounds.freed.notified());
+            freed.as_mut().enable();
+            if let Some(place) = bounds.connection(policy.max_connections) {
+                return Ok(Some(place));
             }
-            match sender.try_send_request(request).await {
-                Ok(response) => return Ok((response, Lease { held: Held::Shared { _active: active } })),
-                Err(error) => match unsent(error) {
-                    Ok(back) if attempt < 3 => request = back,
-                    Ok(back) => {
-                        let error = failed("the endpoint's HTTP/2 connections end at once", true);
-                        return Err(SendError { error, unsent: Some(Box::new(back)) });
-                    }
-                    Err(error) => return Err(reset(&error)),
-                },
+            if free() {
+                return Ok(None);
+            }
+            self.close_unused(bounds);
+            if tokio::time::timeout_at(deadline, freed).await.is_err() {
+                return Err(overloaded("as many connections as the service's policy allows"));
             }
         }
     }
 
-    /// A connection with room. One is made at a time for each endpoint.
-    async fn multiplexed<W: World<Key = K>>(
+    /// Closes a connection of the service's that nobody uses at the moment, if there is one.
+    fn close_unused(&self, bounds: &Arc<Bounds>) {
+        let mut endpoints = self.inner.endpoints.lock();
+        let closed = endpoints.values_mut().find_map(|endpoint| {
+            let of = |unused: &Unused| unused.terms.bounds.as_ref().is_some_and(|of| Arc::ptr_eq(of, bounds));
+            let at = endpoint.unused.iter().position(of);
+            at.map(|at| endpoint.unused.remove(at))
+        });
+        drop(endpoints);
+        drop(closed);
+    }
+
+    /// Runs a connection's driver; its place is given back when it has ended.
+    fn drive<E: std::fmt::Display>(
         &self,
-        world: &W,
-        picked: &Picked<W>,
-    ) -> Result<Active, UpstreamError> {
-        let connecting = match self.with_room(&picked.key) {
-            Ok(active) => return Ok(active),
-            Err(connecting) => connecting,
-        };
-        let _turn = connecting.lock().await;
-        if let Ok(active) = self.with_room(&picked.key) {
-            return Ok(active);
-        }
-        let io = TokioIo::new(world.connect(&picked.endpoint).await?);
-        let (sender, driver) = http2::Builder::new(Tasks(self.tasks.clone()))
-            .timer(TokioTimer::new())
-            .initial_stream_window_size(1 << 20)
-            .initial_connection_window_size(8 << 20)
-            .max_header_list_size(self.inner.limits.header_bytes as u32)
-            .keep_alive_interval(Duration::from_secs(20))
-            .keep_alive_timeout(Duration::from_secs(20))
-            .handshake::<_, RequestBody>(io)
-            .await
-            .map_err(|error| reset(&error).error)?;
+        driver: impl Future<Output = Result<(), E>> + Send + 'static,
+        place: Option<Place>,
+    ) {
         let closed = self.closed.clone();
         self.tasks.spawn(async move {
             tokio::select! {
@@ -277,33 +209,19 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Pool<K> {
                 },
                 () = closed.cancelled() => {}
             }
+            drop(place);
         });
-        let connection =
-            Multiplexed { sender, active: Arc::default(), used: Arc::new(Mutex::new(Instant::now())) };
-        let active = Active::of(connection.clone());
-        let mut endpoints = self.inner.endpoints.lock();
-        endpoints.entry(picked.key.clone()).or_default().multiplexed.push(connection);
-        Ok(active)
-    }
-
-    fn with_room(&self, key: &K) -> Result<Active, Arc<tokio::sync::Mutex<()>>> {
-        let mut endpoints = self.inner.endpoints.lock();
-        let endpoint = endpoints.entry(key.clone()).or_default();
-        endpoint.multiplexed.retain(|connection| !connection.sender.is_closed());
-        let streams = self.inner.limits.streams;
-        let free = endpoint.multiplexed.iter().find(|c| c.active.load(Relaxed) < streams);
-        free.map(|connection| Active::of(connection.clone())).ok_or_else(|| endpoint.connecting.clone())
     }
 
     /// Closes what was not used for long.
     pub(crate) fn sweep(&self) {
-        let idle = self.inner.limits.idle;
+        let now = Instant::now();
         let mut ended = Vec::new();
         self.inner.endpoints.lock().retain(|_, endpoint| {
-            let old = |since: &Instant| since.elapsed() >= idle;
-            ended.extend(endpoint.unused.extract_if(.., |(sender, since)| sender.is_closed() || old(since)));
+            ended.extend(endpoint.unused.extract_if(.., |unused| !unused.is_good(now)));
             endpoint.multiplexed.retain(|connection| {
-                let unused = connection.active.load(Relaxed) == 0 && old(&connection.used.lock());
+                let unused = connection.active.load(Relaxed) == 0
+                    && now.duration_since(*connection.used.lock()) >= connection.terms.idle;
                 !connection.sender.is_closed() && !unused
             });
             let waited_for = Arc::strong_count(&endpoint.connecting) > 1;
@@ -311,27 +229,9 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Pool<K> {
         });
         drop(ended);
     }
-
-    pub(crate) fn idle(&self) -> Duration {
-        self.inner.limits.idle
-    }
 }
 
-/// The same request, where it has no body and asking twice does no harm.
-fn replay(request: &Request<RequestBody>) -> Option<Request<RequestBody>> {
-    let safe = matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE);
-    if !safe || !request.body().is_empty() {
-        return None;
-    }
-    let mut again = Request::new(RequestBody::empty());
-    *again.method_mut() = request.method().clone();
-    *again.uri_mut() = request.uri().clone();
-    *again.version_mut() = request.version();
-    *again.headers_mut() = request.headers().clone();
-    Some(again)
-}
-
-fn unsent(mut error: TrySendError<Request<RequestBody>>) -> Result<Request<RequestBody>, hyper::Error> {
+fn take_back(mut error: TrySendError<Request<RequestBody>>) -> Result<Request<RequestBody>, hyper::Error> {
     error.take_message().ok_or_else(|| error.into_error())
 }
 
@@ -344,9 +244,9 @@ fn reset(error: &hyper::Error) -> SendError {
     let mut cause = std::error::Error::source(error);
     let mut kind = Cause::UpstreamReset;
     while let Some(inner) = cause {
-        if let Some(body) = inner.downcast_ref::<crate::body::BodyError>() {
+        if let Some(body) = inner.downcast_ref::<BodyError>() {
             kind = match body {
-                crate::body::BodyError::TooLarge(_) => Cause::BodyTooLarge,
+                BodyError::TooLarge(_) => Cause::BodyTooLarge,
                 _ => Cause::ClientGone,
             };
         }

@@ -23,7 +23,10 @@ impl ResourceSink for Mesh {
             // A waypoint's own: kept elsewhere, and never asked for by a node.
             ResourceType::Waypoint
             | ResourceType::Served
+            | ResourceType::TrafficPolicy
             | ResourceType::HttpRoute
+            | ResourceType::RequestAuthentication
+            | ResourceType::KeySet
             | ResourceType::HttpAuthorization => {
                 let refused = batch.updates.iter().map(|update| rejection(update, "it is for waypoints"));
                 (refused.collect(), Touched::default())

@@ -34,7 +34,7 @@ pub use demand::ResolveError;
 pub use dump::Dump;
 pub use ejection::ConnectOutcome;
 pub use mesh::{LocalPod, Lookup, Mesh, MeshOptions, Resolved, Version};
-pub use selection::{Endpoint, EndpointAddress, SelectError, Selection, SelectionRequest};
+pub use selection::{Endpoint, EndpointAddress, Endpoints, SelectError, Selection, SelectionRequest};
 pub use service::{
     Affinity, BalanceMode, BalanceScope, IpFamilies, LoadBalancing, Service, WeightedWaypoint,
 };

@@ -258,6 +258,16 @@ impl Mesh {
         self.version.subscribe()
     }
 
+    /// How often what is known has changed.
+    pub fn version(&self) -> Version {
+        *self.version.borrow()
+    }
+
+    /// Says that a service is in use, for whoever keeps what it was told of it.
+    pub fn used(&self, service: &Service) {
+        self.touch(&service.last_used);
+    }
+
     /// Whether the server has answered once for the type.
     pub fn is_synced(&self, resource_type: ResourceType) -> bool {
         self.store.read().synced.contains(&resource_type)

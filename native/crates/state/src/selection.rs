@@ -85,6 +85,15 @@ pub enum SelectError {
 /// Up to so many endpoints are looked at one by one for every connection, and take turns.
 const FEW: usize = 16;
 
+/// All endpoints of a service that a connection may go to, for whoever makes a choice of its own.
+#[derive(Debug, Clone)]
+pub struct Endpoints {
+    pub service: Arc<Service>,
+    /// The nearest first, with how many steps they are from these: 0 for those that [`Mesh::select`] chooses
+    /// among. Otherwise by workload.
+    pub list: Vec<(u32, Endpoint)>,
+}
+
 #[derive(Clone, Copy)]
 struct Candidate<'a> {
     entry: &'a EndpointEntry,
@@ -92,6 +101,13 @@ struct Candidate<'a> {
     reach: Reach<'a>,
     fit: Fit,
     rank: usize,
+}
+
+impl Candidate<'_> {
+    /// A greater one goes before a smaller one.
+    fn order(&self) -> (Fit, usize) {
+        (self.fit, self.rank)
+    }
 }
 
 /// Why an endpoint is no candidate.
@@ -134,6 +150,42 @@ impl Mesh {
             address: chosen.reach.into(),
             port: chosen.port,
         }))
+    }
+
+    /// What [`Mesh::select`] would choose among, and what there is where that fails. `None`: the service leaves
+    /// the choice to its callers.
+    pub fn endpoints(&self, request: SelectionRequest<'_>) -> Result<Option<Endpoints>, SelectError> {
+        let store = self.store.read();
+        let gone = || SelectError::ServiceGone { service: request.service.clone() };
+        let entry = store.services.get(request.service).ok_or_else(gone)?;
+        let service = entry.service.as_ref().ok_or_else(gone)?;
+        self.touch(&service.last_used);
+        if service.load_balancing.mode == BalanceMode::Passthrough {
+            return Ok(None);
+        }
+        let port = service.port(request.service_port).ok_or_else(|| SelectError::NoSuchPort {
+            service: request.service.clone(),
+            port: request.service_port,
+        })?;
+        let mut found = all_that_fit(entry, service, port.target_port, &request)?;
+        found.sort_by(|a, b| {
+            let uid = |candidate: &Candidate<'_>| candidate.entry.workload.uid.text().clone();
+            b.order().cmp(&a.order()).then_with(|| uid(a).cmp(&uid(b)))
+        });
+        let mut steps = 0;
+        let mut before = found.first().map(Candidate::order);
+        let list = found.iter().map(|candidate| {
+            steps += u32::from(before != Some(candidate.order()));
+            before = Some(candidate.order());
+            let endpoint = Endpoint {
+                service: service.clone(),
+                workload: candidate.entry.workload.clone(),
+                address: candidate.reach.into(),
+                port: candidate.port,
+            };
+            (steps, endpoint)
+        });
+        Ok(Some(Endpoints { service: service.clone(), list: list.collect() }))
     }
 
     /// As [`Mesh::select`], for a service whose endpoints may still be on their way because it was
@@ -225,6 +277,19 @@ fn candidates<'a>(
     service_target: Option<u16>,
     request: &SelectionRequest<'_>,
 ) -> Result<Vec<Candidate<'a>>, SelectError> {
+    let mut found = all_that_fit(entry, service, service_target, request)?;
+    let best = found.iter().map(Candidate::order).max();
+    found.retain(|candidate| Some(candidate.order()) == best);
+    Ok(found)
+}
+
+/// The endpoints that are fit, near and far; never empty.
+fn all_that_fit<'a>(
+    entry: &'a ServiceEntry,
+    service: &Service,
+    service_target: Option<u16>,
+    request: &SelectionRequest<'_>,
+) -> Result<Vec<Candidate<'a>>, SelectError> {
     let mut left = Left::default();
     let mut found: Vec<Candidate<'a>> = Vec::with_capacity(entry.endpoints.len());
     for endpoint in &entry.endpoints {
@@ -236,8 +301,7 @@ fn candidates<'a>(
             Err(Unfit::Elsewhere) => left.elsewhere += 1,
         }
     }
-    let order = |candidate: &Candidate<'_>| (candidate.fit, candidate.rank);
-    let Some(best) = found.iter().map(order).max() else {
+    if found.is_empty() {
         return Err(SelectError::NoEndpoint {
             service: service.key.clone(),
             port: request.service_port,
@@ -246,8 +310,7 @@ fn candidates<'a>(
             elsewhere: left.elsewhere,
             other_family: left.other_family,
         });
-    };
-    found.retain(|candidate| order(candidate) == best);
+    }
     Ok(found)
 }
 

@@ -40,6 +40,11 @@ struct ReasonLabel {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OutcomeLabel {
+    outcome: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct PolicyLabel {
     policy: Arc<str>,
     action: &'static str,
@@ -67,6 +72,7 @@ pub struct Metrics {
     access_records_dropped: Counter,
     accept_failures: Counter,
     connections_shed: Family<ReasonLabel, Counter>,
+    mirrored_requests: Family<OutcomeLabel, Counter>,
 }
 
 impl Metrics {
@@ -95,6 +101,7 @@ impl Metrics {
             access_records_dropped: Counter::<u64, AtomicU64>::default(),
             accept_failures: Counter::default(),
             connections_shed: Family::default(),
+            mirrored_requests: Family::default(),
         };
         registry.register(
             "meltemi_peer_refused",
@@ -145,6 +152,11 @@ impl Metrics {
             "meltemi_connections_shed",
             "Connections refused or ended to keep the node within its bounds, by reason",
             metrics.connections_shed.clone(),
+        );
+        registry.register(
+            "meltemi_mirrored_requests",
+            "Copies of requests that routes mirror, by what became of them",
+            metrics.mirrored_requests.clone(),
         );
         *metrics.registry.lock() = registry;
         Arc::new(metrics)
@@ -203,6 +215,12 @@ impl Metrics {
     /// read, and too much was held for such), "half_closed" or "idle" (ended: nothing passed for long).
     pub fn connection_shed(&self, reason: &'static str) {
         self.connections_shed.get_or_create(&ReasonLabel { reason }).inc();
+    }
+
+    /// `outcome`: "answered", "failed" (nobody took the copy) or "dropped" (it fell behind the original, or too
+    /// many were under way).
+    pub fn mirrored_request(&self, outcome: &'static str) {
+        self.mirrored_requests.get_or_create(&OutcomeLabel { outcome }).inc();
     }
 
     /// An access record was lost.

@@ -288,3 +288,30 @@ fn load_tells_failures() {
     ]);
     assert_eq!((code, &seen["errors"]), (1, &serde_json::json!({ "refused": 1 })));
 }
+
+#[test]
+fn the_misbehaving_server_breaks_as_it_is_asked_to() {
+    let (_server, address) = serve(&["misbehaving"]);
+    let ask = |path: &str| {
+        let mut stream = TcpStream::connect(&address).unwrap();
+        stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: h\r\n\r\n").as_bytes()).unwrap();
+        let mut answer = Vec::new();
+        let ended = stream.read_to_end(&mut answer).map_err(|error| error.kind());
+        (String::from_utf8_lossy(&answer).into_owned(), ended.err())
+    };
+    // The first two requests: one bad, one good.
+    assert!(ask("/burst?bad=1&good=1").0.starts_with("HTTP/1.1 503"));
+    assert!(ask("/burst?bad=1&good=1").0.starts_with("HTTP/1.1 200"));
+    let reset = Some(std::io::ErrorKind::ConnectionReset);
+    assert_eq!(ask("/reset"), (String::new(), reset));
+    assert_eq!(ask("/reset-in-header").1, reset);
+    assert!(ask("/half").0.ends_with("content-length: 100\r\n\r\nhalf"));
+    assert!(ask("/half-chunk").0.ends_with("64\r\nhalf"));
+    assert!(!ask("/garbage").0.starts_with("HTTP"));
+    assert!(ask("/huge-headers?bytes=200000").0.len() > 200_000);
+    assert_eq!(ask("/many-headers?count=300").0.matches("x-").count(), 300);
+    let (drip, _) = ask("/drip?bytes=3&ms=1");
+    assert!(drip.ends_with("\r\n\r\n..."), "{drip}");
+    assert_eq!(ask("/silent?ms=1"), (String::new(), None));
+    assert!(ask("/").0.ends_with("ok"));
+}

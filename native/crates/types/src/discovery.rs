@@ -18,18 +18,27 @@ pub enum ResourceType {
     Served,
     /// `meltemi.v1.HttpRoute`.
     HttpRoute,
+    /// `meltemi.v1.TrafficPolicy`.
+    TrafficPolicy,
     /// `meltemi.v1.HttpAuthorization`.
     HttpAuthorization,
+    /// `meltemi.v1.RequestAuthentication`: which tokens are believed.
+    RequestAuthentication,
+    /// `meltemi.v1.KeySet`: keys of token issuers.
+    KeySet,
 }
 
 impl ResourceType {
     /// What a node's data plane is told.
     pub const ALL: [Self; 2] = [Self::Authorization, Self::Address];
     /// What a waypoint is told: policies before routes, and both before what makes them reachable.
-    pub const WAYPOINT: [Self; 6] = [
+    pub const WAYPOINT: [Self; 9] = [
         Self::Authorization,
+        Self::KeySet,
+        Self::RequestAuthentication,
         Self::HttpAuthorization,
         Self::Address,
+        Self::TrafficPolicy,
         Self::HttpRoute,
         Self::Waypoint,
         Self::Served,
@@ -42,7 +51,10 @@ impl ResourceType {
             Self::Waypoint => "type.googleapis.com/meltemi.v1.Waypoint",
             Self::Served => "type.googleapis.com/meltemi.v1.Served",
             Self::HttpRoute => "type.googleapis.com/meltemi.v1.HttpRoute",
+            Self::TrafficPolicy => "type.googleapis.com/meltemi.v1.TrafficPolicy",
             Self::HttpAuthorization => "type.googleapis.com/meltemi.v1.HttpAuthorization",
+            Self::RequestAuthentication => "type.googleapis.com/meltemi.v1.RequestAuthentication",
+            Self::KeySet => "type.googleapis.com/meltemi.v1.KeySet",
         }
     }
 
@@ -58,7 +70,10 @@ impl ResourceType {
             Self::Waypoint => "waypoint",
             Self::Served => "served",
             Self::HttpRoute => "http_route",
+            Self::TrafficPolicy => "traffic_policy",
             Self::HttpAuthorization => "http_authorization",
+            Self::RequestAuthentication => "request_authentication",
+            Self::KeySet => "key_set",
         }
     }
 }

@@ -1,7 +1,7 @@
 //! From `meltemi.v1.HttpAuthorization`. A field that cannot be understood refuses the policy: left out, it
 //! would allow more, or deny less, than was written.
 
-use super::policy::{Action, Condition, HostMatch, Operation, Policy, Rule, Source, Wanted};
+use super::policy::{Action, Condition, HostMatch, Operation, Policy, Rule, Source, TokenField, Wanted};
 use crate::decode::{RouteError as PolicyError, check_requires};
 use crate::text::{FoldedKind, TextMatch};
 use meltemi_types::meltemi::{self as wire, http_authorization as wire_policy, policy_target};
@@ -20,8 +20,8 @@ pub enum Scope {
 }
 
 /// Where a policy applies, as far as it is told; all that the waypoint serves where that is not understood.
-pub(super) fn scopes(message: &wire::HttpAuthorization) -> Vec<Scope> {
-    let scopes: Option<Vec<_>> = message.targets.iter().map(scope).collect();
+pub(crate) fn scopes(targets: &[wire::PolicyTarget]) -> Vec<Scope> {
+    let scopes: Option<Vec<_>> = targets.iter().map(scope).collect();
     scopes.filter(|scopes| !scopes.is_empty()).unwrap_or_else(|| vec![Scope::Waypoint])
 }
 
@@ -36,6 +36,14 @@ fn scope(target: &wire::PolicyTarget) -> Option<Scope> {
     }
 }
 
+/// Refuses a policy of which it is not known where it applies.
+pub(crate) fn check_targets(targets: &[wire::PolicyTarget]) -> Result<()> {
+    if targets.is_empty() || targets.iter().any(|target| scope(target).is_none()) {
+        return Err(PolicyError::new("targets", "none, or one that is not understood"));
+    }
+    Ok(())
+}
+
 /// Whether a policy, were it understood, would decide.
 pub(super) fn would_decide(message: &wire::HttpAuthorization) -> bool {
     !message.dry_run && message.action != i32::from(wire_policy::Action::Audit)
@@ -47,20 +55,22 @@ pub(super) fn policy(message: &wire::HttpAuthorization) -> Result<Policy> {
         Ok(wire_policy::Action::Allow) => Action::Allow,
         Ok(wire_policy::Action::Deny) => Action::Deny,
         Ok(wire_policy::Action::Audit) => Action::Audit,
-        Ok(wire_policy::Action::Custom) => {
-            return Err(PolicyError::new("action", "this proxy does not implement CUSTOM yet"));
-        }
+        Ok(wire_policy::Action::Custom) => Action::Custom,
         Err(_) => return Err(PolicyError::new("action", "an unknown value")),
     };
-    if message.targets.is_empty() || message.targets.iter().any(|target| scope(target).is_none()) {
-        return Err(PolicyError::new("targets", "none, or one that is not understood"));
+    check_targets(&message.targets)?;
+    if action == Action::Custom && message.provider.is_empty() {
+        return Err(PolicyError::new("provider", "is empty"));
     }
+    let external = message.external.as_ref().filter(|_| action == Action::Custom);
+    let external = external.map(|external| crate::external::authorizer(&message.provider, external));
     let key = PolicyKey::from_parts(&message.namespace, &message.name);
     Ok(Policy {
         key: key.map_err(|error| PolicyError::new("name", error))?,
         action,
         dry_run: message.dry_run,
         rules: each("rules", &message.rules, rule)?,
+        external: external.transpose()?.map(Arc::new),
     })
 }
 
@@ -145,7 +155,7 @@ fn not_empty(field: &str, empty: bool) -> Result<()> {
 }
 
 /// "exact", "prefix*", "*suffix" or "*".
-fn text(field: &str, text: &str) -> Result<TextMatch> {
+pub(crate) fn text(field: &str, text: &str) -> Result<TextMatch> {
     match (text, text.strip_suffix('*'), text.strip_prefix('*')) {
         ("", ..) => Err(PolicyError::new(field, "an empty text")),
         ("*", ..) => Ok(TextMatch::Present),
@@ -252,13 +262,38 @@ fn condition(field: &str, m: &wire::ConditionMatch) -> Result<Condition> {
                     };
                     Condition::Port(texts("values", &m.values, &m.not_values, number)?)
                 }
-                (key, _) if key.starts_with("request.auth.") => Condition::Claim(values()?),
+                ("source.serviceAccount", _) => {
+                    Condition::SourceAccount(texts("values", &m.values, &m.not_values, account)?)
+                }
+                ("destination.ip", _) => Condition::DestinationIp(ranges()?),
+                ("connection.sni", _) => Condition::Sni(values()?),
+                (key, _) if key.starts_with("request.auth.") => {
+                    Condition::Token(token_field(key)?, values()?)
+                }
                 (key, _) => {
                     return Err(PolicyError::new("key", format!("this proxy does not implement {key:?}")));
                 }
             })
         })(),
     )
+}
+
+/// `request.auth.principal`, and claims: those that have a name of their own in conditions, and
+/// `request.auth.claims[NAME][NAME]…`.
+fn token_field(key: &str) -> Result<TokenField> {
+    let claim = |names: &[&str]| TokenField::Claim(names.iter().map(|name| (*name).into()).collect());
+    match key {
+        "request.auth.principal" => return Ok(TokenField::Principal),
+        "request.auth.audiences" => return Ok(claim(&["aud"])),
+        "request.auth.presenter" => return Ok(claim(&["azp"])),
+        _ => {}
+    }
+    let names = key.strip_prefix("request.auth.claims[").and_then(|rest| rest.strip_suffix(']'));
+    let names: Vec<&str> = names.map(|names| names.split("][").collect()).unwrap_or_default();
+    if names.is_empty() || names.iter().any(|name| name.is_empty() || name.contains(['[', ']'])) {
+        return Err(PolicyError::new("key", format!("this proxy does not implement {key:?}")));
+    }
+    Ok(claim(&names))
 }
 
 /// "10.0.0.0/8" or "10.0.0.1".

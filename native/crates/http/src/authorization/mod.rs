@@ -1,6 +1,6 @@
 //! Who may send which request: AuthorizationPolicy for HTTP, judged of the original caller.
 //!
-//! Any DENY that matches decides; then a policy that should be there and is not understood refuses; then, if
+//! A CUSTOM that matches is asked about first ([`crate::external`]). Any DENY that matches decides; then a policy that should be there and is not understood refuses; then, if
 //! no ALLOW applies, the request is allowed; else one of them must match. Where ambient or Istio would fail
 //! open, this does not, as in crate policy: a caller without identity matches no identity field of an ALLOW,
 //! `not_` forms included; a token counts as absent until it has been verified.
@@ -9,6 +9,7 @@ mod decode;
 mod policy;
 
 pub use decode::Scope;
+pub(crate) use decode::{check_targets, scopes, text};
 pub use policy::{Action, Caller, Decision, Facts, HttpFacts, Policy};
 
 use hashbrown::HashMap;
@@ -23,6 +24,7 @@ use std::sync::Arc;
 struct Set {
     deny: Vec<Arc<Policy>>,
     allow: Vec<Arc<Policy>>,
+    custom: Vec<Arc<Policy>>,
     /// Those that do not decide.
     reporting: Vec<Arc<Policy>>,
     /// Refused and never good.
@@ -75,13 +77,16 @@ impl Policies {
                 }
                 Ok(message) => match decode::policy(&message) {
                     Ok(policy) => {
-                        let held = Held::Good(Arc::new(policy), decode::scopes(&message));
+                        let held = Held::Good(Arc::new(policy), decode::scopes(&message.targets));
                         known.held.insert(name.into(), held);
                     }
                     Err(error) => {
                         refused.push((name.to_owned(), error.to_string()));
                         let decides = decode::would_decide(&message);
-                        known.refuse(name, if decides { decode::scopes(&message) } else { Vec::new() });
+                        known.refuse(
+                            name,
+                            if decides { decode::scopes(&message.targets) } else { Vec::new() },
+                        );
                     }
                 },
             }
@@ -95,6 +100,21 @@ impl Policies {
         self.known.write().synced = true;
     }
 
+    /// CUSTOM policies that match a request: their providers are asked before it is judged.
+    pub(crate) fn to_be_asked(&self, scopes: &[Scope], facts: &Facts<'_>) -> Vec<Arc<Policy>> {
+        let sets: smallvec::SmallVec<[Arc<Set>; 3]> = {
+            let known = self.known.read();
+            scopes
+                .iter()
+                .filter_map(|scope| known.sets.get(scope))
+                .filter(|set| !set.custom.is_empty())
+                .cloned()
+                .collect()
+        };
+        let policies = sets.iter().flat_map(|set| &set.custom);
+        policies.filter(|policy| policy.matches(facts)).cloned().collect()
+    }
+
     /// Judges a request to something that is in `scopes`.
     pub fn judge(&self, scopes: &[Scope], facts: &Facts<'_>) -> Verdict {
         let (sets, synced) = {
@@ -106,6 +126,11 @@ impl Policies {
         let reported = sets.iter().flat_map(|set| &set.reporting).filter(|policy| policy.matches(facts));
         let reported = reported.cloned().collect();
         let decision = || {
+            // Nobody can be asked about a connection whose requests are not seen.
+            let mut custom = sets.iter().flat_map(|set| &set.custom).filter(|_| facts.http.is_none());
+            if let Some(policy) = custom.find(|policy| policy.matches(facts)) {
+                return Denied(policy.clone());
+            }
             if let Some(policy) = sets.iter().flat_map(|set| &set.deny).find(|policy| policy.matches(facts)) {
                 return Denied(policy.clone());
             }
@@ -146,6 +171,7 @@ impl Known {
                         match (policy.decides(), policy.action) {
                             (true, Action::Deny) => set.deny.push(policy.clone()),
                             (true, Action::Allow) => set.allow.push(policy.clone()),
+                            (true, Action::Custom) => set.custom.push(policy.clone()),
                             _ => set.reporting.push(policy.clone()),
                         }
                     }

@@ -1,5 +1,7 @@
 //! The compiled form of an AuthorizationPolicy for requests, and when it matches.
 
+use crate::authentication::Claims;
+use crate::external::Authorizer;
 use crate::matcher::{RequestView, joined};
 use crate::text::TextMatch;
 use http::HeaderName;
@@ -13,6 +15,8 @@ pub enum Action {
     Deny,
     /// Never decides.
     Audit,
+    /// Someone else is asked ([`crate::external`]), before all others.
+    Custom,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,6 +25,8 @@ pub struct Policy {
     pub action: Action,
     pub dry_run: bool,
     pub rules: Box<[Rule]>,
+    /// CUSTOM: who is asked. `None`: the provider is not known, and what matches is refused.
+    pub(crate) external: Option<Arc<Authorizer>>,
 }
 
 /// Any of the sources, any of the operations, all of the conditions; what is empty holds.
@@ -69,7 +75,7 @@ pub struct Source {
     pub namespaces: Wanted<TextMatch>,
     /// Namespace and name.
     pub accounts: Wanted<(Box<str>, Box<str>)>,
-    /// Of a token. None is verified by this version: no request has one.
+    /// Of a verified token.
     pub request_principals: Wanted<TextMatch>,
     pub ips: Wanted<Cidr>,
     pub remote_ips: Wanted<Cidr>,
@@ -96,9 +102,23 @@ pub enum Condition {
     RemoteIp(Wanted<Cidr>),
     SourceNamespace(Wanted<TextMatch>),
     SourcePrincipal(Wanted<TextMatch>),
+    /// Namespace and name.
+    SourceAccount(Wanted<(Box<str>, Box<str>)>),
+    DestinationIp(Wanted<Cidr>),
     Port(Wanted<u16>),
-    /// A claim of a token: no request has one.
-    Claim(Wanted<TextMatch>),
+    /// That the client named when it opened TLS.
+    Sni(Wanted<TextMatch>),
+    /// Of a verified token.
+    Token(TokenField, Wanted<TextMatch>),
+}
+
+/// What a condition looks at in a token.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TokenField {
+    /// `ISSUER/SUBJECT`.
+    Principal,
+    /// By its names, from the outermost. Of a list any entry counts.
+    Claim(Box<[Box<str>]>),
 }
 
 /// The original caller, as its mutual TLS with the waypoint proved it.
@@ -114,7 +134,10 @@ pub struct Caller {
 pub struct Facts<'a> {
     pub caller: &'a Caller,
     /// That was connected to.
+    pub destination: IpAddr,
     pub port: u16,
+    /// The name that the client gave when it opened TLS, where that was read.
+    pub sni: Option<&'a str>,
     pub http: Option<HttpFacts<'a>>,
 }
 
@@ -123,6 +146,7 @@ pub struct HttpFacts<'a> {
     pub request: RequestView<'a>,
     /// In lower case, with its port if it has one.
     pub authority: &'a str,
+    pub token: Option<&'a Claims>,
 }
 
 /// What a rule asks of a request holds for no connection that is allowed by it, and for every one that is
@@ -145,7 +169,7 @@ impl Policy {
 
 impl Rule {
     fn matches(&self, action: Action, facts: &Facts<'_>) -> bool {
-        (self.sources.is_empty() || self.sources.iter().any(|source| source.matches(action, facts.caller)))
+        (self.sources.is_empty() || self.sources.iter().any(|source| source.matches(action, facts)))
             && (self.operations.is_empty()
                 || self.operations.iter().any(|operation| operation.matches(action, facts)))
             && self.conditions.iter().all(|condition| condition.matches(action, facts))
@@ -161,15 +185,34 @@ fn namespace(want: &TextMatch, identity: &&Identity) -> bool {
     want.matches(identity.namespace().as_bytes())
 }
 
+fn account((namespace, name): &(Box<str>, Box<str>), identity: &&Identity) -> bool {
+    identity.namespace() == &**namespace && identity.service_account() == &**name
+}
+
+impl TokenField {
+    /// Of a token that was verified: without one, nothing is proven.
+    fn holds(&self, action: Action, facts: &Facts<'_>, wanted: &Wanted<TextMatch>) -> bool {
+        if wanted.is_empty() {
+            return true;
+        }
+        let Some(http) = &facts.http else { return unseen(action, wanted) };
+        let texts = http.token.and_then(|token| match self {
+            Self::Principal => token.principal().map(|principal| vec![principal]),
+            Self::Claim(path) => token.texts(path),
+        });
+        wanted
+            .holds_proven(action, texts, |want, texts| texts.iter().any(|text| want.matches(text.as_bytes())))
+    }
+}
+
 impl Source {
-    fn matches(&self, action: Action, caller: &Caller) -> bool {
+    fn matches(&self, action: Action, facts: &Facts<'_>) -> bool {
+        let caller = facts.caller;
         let identity = caller.identity.as_ref();
         self.principals.holds_proven(action, identity, principal)
             && self.namespaces.holds_proven(action, identity, namespace)
-            && self.accounts.holds_proven(action, identity, |(namespace, name), identity| {
-                identity.namespace() == &**namespace && identity.service_account() == &**name
-            })
-            && self.request_principals.holds_proven(action, None::<()>, |_, ()| false)
+            && self.accounts.holds_proven(action, identity, account)
+            && TokenField::Principal.holds(action, facts, &self.request_principals)
             && self.ips.holds(|range| range.contains(caller.source_ip))
             && self.remote_ips.holds(|range| range.contains(caller.remote_ip))
     }
@@ -180,7 +223,7 @@ impl Operation {
         if !self.ports.holds(|port| *port == facts.port) {
             return false;
         }
-        let Some(HttpFacts { request, authority }) = &facts.http else {
+        let Some(HttpFacts { request, authority, .. }) = &facts.http else {
             return unseen(action, &self.hosts)
                 && unseen(action, &self.methods)
                 && unseen(action, &self.paths);
@@ -210,8 +253,15 @@ impl Condition {
             Self::RemoteIp(wanted) => wanted.holds(|range| range.contains(facts.caller.remote_ip)),
             Self::SourceNamespace(wanted) => wanted.holds_proven(action, identity, namespace),
             Self::SourcePrincipal(wanted) => wanted.holds_proven(action, identity, principal),
+            Self::SourceAccount(wanted) => wanted.holds_proven(action, identity, account),
+            Self::DestinationIp(wanted) => wanted.holds(|range| range.contains(facts.destination)),
             Self::Port(wanted) => wanted.holds(|port| *port == facts.port),
-            Self::Claim(wanted) => wanted.holds_proven(action, None::<()>, |_, ()| false),
+            Self::Sni(wanted) => match (facts.sni, &facts.http) {
+                // A connection whose bytes nobody looks into may have opened TLS.
+                (None, None) => unseen(action, wanted),
+                (sni, _) => wanted.holds_proven(action, sni, |want, sni| want.matches(sni.as_bytes())),
+            },
+            Self::Token(field, wanted) => field.holds(action, facts, wanted),
         }
     }
 }

@@ -1,4 +1,5 @@
 use super::*;
+use crate::authentication::Claims;
 use crate::matcher::RequestView;
 use http::{HeaderMap, Method};
 use meltemi_types::meltemi::{
@@ -47,6 +48,17 @@ fn ask(
     path: &str,
     headers: &HeaderMap,
 ) -> Decision {
+    ask_with(policies, account, method, path, headers, None)
+}
+
+fn ask_with(
+    policies: &Policies,
+    account: Option<&str>,
+    method: &Method,
+    path: &str,
+    headers: &HeaderMap,
+    token: Option<&Claims>,
+) -> Decision {
     let ip: IpAddr = "10.0.0.7".parse().unwrap();
     let identity = account.map(|account| format!("spiffe://td/ns/web/sa/{account}").parse().unwrap());
     let caller = Caller { identity, source_ip: ip, remote_ip: ip };
@@ -60,8 +72,9 @@ fn ask(
         source_namespace: "web",
         port: 80,
     };
-    let facts =
-        Facts { caller: &caller, port: 80, http: Some(HttpFacts { request, authority: "cart.example:80" }) };
+    let http = Some(HttpFacts { request, authority: "cart.example:80", token });
+    let destination = "10.96.0.1".parse().unwrap();
+    let facts = Facts { caller: &caller, destination, port: 80, sni: None, http };
     policies.judge(&[Scope::Waypoint], &facts).decision
 }
 
@@ -134,7 +147,7 @@ fn what_was_not_proven_allows_nothing() {
     assert!(get(&policies, Some("a"), "/") && !get(&policies, Some("b"), "/") && !get(&policies, None, "/"));
     put(&policies, &policy("p", Wire::Deny, vec![rule(Some(not_b), None)]));
     assert!(!get(&policies, Some("a"), "/") && get(&policies, Some("b"), "/") && !get(&policies, None, "/"));
-    // No token is verified: a rule that wants one never allows, one that wants none for a denial denies.
+    // Without a verified token a rule that wants one never allows, and one that wants none for a denial denies.
     let any_token = SourceMatch { request_principals: texts(&["*"]), ..Default::default() };
     put(&policies, &policy("p", Wire::Allow, vec![rule(Some(any_token), None)]));
     assert!(!get(&policies, Some("a"), "/"));
@@ -173,7 +186,12 @@ fn a_policy_that_is_not_understood_closes_what_it_is_for() {
     type Change = fn(&mut HttpAuthorization);
     let cases: &[(&str, Change)] = &[
         ("action", |p| p.action = 9),
-        ("action", |p| p.action = Wire::Custom.into()),
+        ("provider", |p| p.action = Wire::Custom.into()),
+        ("external.protocol", |p| {
+            p.action = Wire::Custom.into();
+            p.provider = "authz".into();
+            p.external = Some(wire::ExternalAuthorizer::default());
+        }),
         ("requires", |p| p.requires = texts(&["magic"])),
         ("targets", |p| p.targets.clear()),
         ("name", |p| p.namespace = String::new()),
@@ -230,7 +248,7 @@ fn connections_are_judged_by_what_is_known_of_them() {
         let policies = Policies::default();
         policies.synced();
         assert_eq!(put(&policies, message), []);
-        let facts = Facts { caller: &caller, port, http: None };
+        let facts = Facts { caller: &caller, destination: ip, port, sni: None, http: None };
         policies.judge(&[Scope::Waypoint], &facts).decision.is_allowed()
     };
     let source = SourceMatch { principals: texts(&["td/ns/web/sa/a"]), ..Default::default() };
@@ -246,5 +264,124 @@ fn connections_are_judged_by_what_is_known_of_them() {
     ] {
         let message = policy("p", action, vec![rule(Some(source.clone()), Some(operation.clone()))]);
         assert_eq!(ask(&message, port), want, "{action:?} {operation:?} {port}");
+    }
+}
+
+fn condition(key: &str, values: &[&str], not_values: &[&str]) -> ConditionMatch {
+    ConditionMatch { key: key.into(), values: texts(values), not_values: texts(not_values) }
+}
+
+/// Every condition of Istio's list: with a token, and without one.
+#[test]
+fn conditions_on_tokens_and_destinations() {
+    let value = serde_json::json!({
+        "iss": "https://i", "sub": "ann", "aud": ["shop", "web"], "azp": "app", "scope": "read write",
+        "realm": {"roles": ["admin", "dev"], "name": "main"}, "level": 7,
+    });
+    let token = Claims::new(value.as_object().unwrap().clone(), "");
+    for (key, values, not_values, with_token, without) in [
+        ("request.auth.principal", &["https://i/ann"][..], &[][..], true, false),
+        ("request.auth.principal", &["https://i/*"], &["*/bob"], true, false),
+        ("request.auth.principal", &["*"], &[], true, false),
+        ("request.auth.principal", &[], &["https://i/ann"], false, false),
+        ("request.auth.audiences", &["web"], &[], true, false),
+        ("request.auth.audiences", &["bank"], &[], false, false),
+        ("request.auth.presenter", &["app"], &[], true, false),
+        ("request.auth.claims[scope]", &["write"], &[], true, false),
+        ("request.auth.claims[scope]", &["read write"], &[], false, false),
+        ("request.auth.claims[realm][roles]", &["dev"], &[], true, false),
+        ("request.auth.claims[realm][roles]", &["adm*"], &["dev"], false, false),
+        ("request.auth.claims[realm][name]", &["main"], &[], true, false),
+        ("request.auth.claims[realm]", &["*"], &[], false, false),
+        ("request.auth.claims[level]", &["7"], &[], false, false),
+        ("request.auth.claims[absent]", &[], &["x"], false, false),
+        ("destination.ip", &["10.96.0.0/16"], &[], true, true),
+        ("destination.ip", &["10.97.0.0/16"], &[], false, false),
+        ("destination.ip", &[], &["10.96.0.1"], false, false),
+        ("source.serviceAccount", &["web/a"], &[], true, true),
+        ("source.serviceAccount", &["web/b"], &[], false, false),
+        ("source.serviceAccount", &[], &["web/a"], false, false),
+        // HTTP in the clear names nothing by TLS.
+        ("connection.sni", &["*"], &[], false, false),
+    ] {
+        let policies = Policies::default();
+        policies.synced();
+        let rule = HttpAuthorizationRule {
+            conditions: vec![condition(key, values, not_values)],
+            ..Default::default()
+        };
+        assert_eq!(put(&policies, &policy("p", Wire::Allow, vec![rule])), [], "{key}");
+        let headers = HeaderMap::new();
+        let allowed = |token| ask_with(&policies, Some("a"), &Method::GET, "/", &headers, token).is_allowed();
+        assert_eq!(
+            (allowed(Some(&token)), allowed(None)),
+            (with_token, without),
+            "{key} {values:?} {not_values:?}"
+        );
+    }
+    for key in [
+        "request.auth.claims",
+        "request.auth.claims[]",
+        "request.auth.claims[a",
+        "request.auth.other",
+        "experimental.envoy.filters.a[b]",
+    ] {
+        let rule =
+            HttpAuthorizationRule { conditions: vec![condition(key, &["x"], &[])], ..Default::default() };
+        let refused = put(&Policies::default(), &policy("p", Wire::Allow, vec![rule]));
+        assert!(refused[0].1.starts_with("rules[0].conditions[0].key: "), "{key}: {refused:?}");
+    }
+}
+
+/// CUSTOM, then DENY, then what is unknown, then ALLOW; AUDIT and dry runs beside.
+#[test]
+fn actions_come_in_their_order() {
+    let paths =
+        |path: &str| vec![rule(None, Some(OperationMatch { paths: texts(&[path]), ..Default::default() }))];
+    let policies = Policies::default();
+    policies.synced();
+    let mut custom = policy("custom", Wire::Custom, paths("/ask/*"));
+    custom.provider = "authz".into();
+    let mut dry = policy("dry", Wire::Deny, paths("*"));
+    dry.dry_run = true;
+    for policy in [
+        custom,
+        policy("deny", Wire::Deny, paths("/deny/*")),
+        policy("allow", Wire::Allow, paths("/*")),
+        policy("audit", Wire::Audit, paths("/audit/*")),
+        dry,
+    ] {
+        assert_eq!(put(&policies, &policy), []);
+    }
+    let headers = HeaderMap::new();
+    for (path, asked, decided, reported) in [
+        ("/ask/x", true, "shop/allow", &["shop/dry"][..]),
+        ("/deny/x", false, "shop/deny", &["shop/dry"]),
+        ("/audit/x", false, "shop/allow", &["shop/audit", "shop/dry"]),
+    ] {
+        let ip: IpAddr = "10.0.0.7".parse().unwrap();
+        let caller = Caller { identity: None, source_ip: ip, remote_ip: ip };
+        let request = RequestView {
+            host: "cart.example",
+            path,
+            query: None,
+            method: &Method::GET,
+            scheme: "http",
+            headers: &headers,
+            source_namespace: "",
+            port: 80,
+        };
+        let http = Some(HttpFacts { request, authority: "cart.example", token: None });
+        let facts = Facts { caller: &caller, destination: ip, port: 80, sni: None, http };
+        let to_be_asked = policies.to_be_asked(&[Scope::Waypoint], &facts);
+        assert_eq!(!to_be_asked.is_empty(), asked, "{path}");
+        let verdict = policies.judge(&[Scope::Waypoint], &facts);
+        assert_eq!(verdict.decision.explanation().as_deref(), Some(decided), "{path}");
+        let names: Vec<_> = verdict.reported.iter().map(|policy| policy.key.as_str()).collect();
+        assert_eq!(names, reported, "{path}");
+        // Of a connection nobody can be asked, and its path is not seen.
+        let unseen = Facts { http: None, ..facts };
+        let verdict = policies.judge(&[Scope::Waypoint], &unseen);
+        assert_eq!(verdict.decision.explanation().as_deref(), Some("shop/custom"));
     }
 }

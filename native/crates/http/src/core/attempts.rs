@@ -1,63 +1,63 @@
 //! From a request to a response's headers: endpoints, times and attempts.
 
-use super::{Core, Prepared};
-use crate::body::RequestBody;
+use super::Core;
+use super::budget::Counted;
+use super::outgoing::{Message, unwritten, with, written};
+use super::respond::Sent;
+use super::routing::Destination;
+use crate::balance::{Choice, HashInput, Health, Place, Watch};
+use crate::body::{RequestBody, grpc_status};
 use crate::exchange::Exchange;
-use crate::filters::Outgoing;
 use crate::reply::{Cause, Reply};
-use crate::route::Retry;
+use crate::route::{Retry, Timeouts};
 use crate::upstream::{Lease, SendError};
-use crate::world::{Picked, World};
-use http::header::{CONNECTION, HOST, HeaderMap, HeaderValue, UPGRADE};
-use http::{Method, Request, Response, Uri, Version};
+use crate::world::{Downstream, UpstreamError, World};
+use http::Response;
+use http::header::{HeaderMap, HeaderValue};
 use hyper::body::Incoming;
 use rand::Rng;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 use tokio::time::Instant;
 
 /// Endpoints that are tried for a request of which nothing has left.
 const ENDPOINTS: u32 = 3;
-/// Retries that are allowed at a time however few requests there are.
-const FREE_RETRIES: u64 = 3;
 
-/// Requests and retries under way.
-#[derive(Debug, Default)]
-pub(crate) struct Budget {
-    requests: AtomicU64,
-    retries: AtomicU64,
+/// A request that is ready to be sent, and how.
+pub(super) struct Prepared<'a> {
+    pub(super) message: Message,
+    pub(super) destination: Destination<'a>,
+    /// As the client sent it.
+    pub(super) query: Option<&'a str>,
+    pub(super) retry: Option<&'a Retry>,
+    pub(super) timeouts: Timeouts,
 }
 
-/// One more under way, until it is dropped.
-struct Counted<'a>(&'a AtomicU64);
-
-impl<'a> Counted<'a> {
-    fn new(count: &'a AtomicU64) -> Self {
-        count.fetch_add(1, Relaxed);
-        Self(count)
-    }
+/// What all attempts at a request have in common.
+struct Common<'a> {
+    method: http::Method,
+    outgoing: crate::filters::Outgoing,
+    upgrade: Option<HeaderValue>,
+    destination: Destination<'a>,
+    query: Option<&'a str>,
 }
 
-impl Drop for Counted<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Relaxed);
-    }
-}
-
-impl Budget {
-    fn retry(&self, per_million: u32) -> Option<Counted<'_>> {
-        let retry = Counted::new(&self.retries);
-        let (retries, requests) = (self.retries.load(Relaxed), self.requests.load(Relaxed));
-        let allowed = (requests * u64::from(per_million) / 1_000_000).max(FREE_RETRIES);
-        (retries <= allowed).then_some(retry)
-    }
+/// Where an attempt went, also where it was given up half-way.
+struct Went<W: World> {
+    watch: Watch<W>,
+    cookie: Option<HeaderValue>,
 }
 
 /// What an attempt came to.
 enum Outcome<K: std::hash::Hash + Eq> {
     Answered(Response<Incoming>, Lease<K>),
     Failed(SendError),
+}
+
+/// The right to one more attempt, until it is dropped.
+struct Slot<'a> {
+    _budget: Counted<'a>,
+    _place: Option<Place>,
 }
 
 impl<W: World> Core<W> {
@@ -67,16 +67,20 @@ impl<W: World> Core<W> {
         downstream: &Arc<W::Downstream>,
         prepared: Prepared<'_>,
         exchange: &mut Exchange<W>,
-    ) -> Result<(Response<Incoming>, Lease<W::Key>, Option<Instant>), Reply> {
-        let Prepared { method, headers, outgoing, body, wanted, rule, timeouts, upgrade } = prepared;
+    ) -> Result<Sent<W::Key>, Reply> {
+        let Prepared { message, destination, query, retry, timeouts } = prepared;
+        let Message { method, headers, outgoing, mut body, upgrade } = message;
         let _request = Counted::new(&self.budget.requests);
         let deadline = timeouts.request.map(|time| Instant::now() + time);
-        let retry =
-            rule.and_then(|rule| rule.retry.as_ref()).filter(|_| body.is_empty() && upgrade.is_none());
+        let retry = retry.filter(|retry| retry.attempts > 0 && upgrade.is_none());
+        let kept_body = retry.and_then(|_| body.keep(&self.keeper));
         let kept = retry.map(|_| headers.clone());
+        let whole = || kept_body.as_ref().is_none_or(|kept| kept.is_whole());
+        let common = Common { method, outgoing, upgrade, destination, query };
         let mut next = Some((headers, body));
+        let mut tried = Vec::new();
         let (mut retried, mut elsewhere) = (0, 1);
-        let mut _retry = None;
+        let mut _slot = None;
         loop {
             exchange.attempts += 1;
             let begun = Instant::now();
@@ -85,53 +89,57 @@ impl<W: World> Core<W> {
             let end = [deadline, attempt_end].into_iter().flatten().min();
             let (headers, body) = match (next.take(), &kept) {
                 (Some(given), _) => given,
-                (None, Some(headers)) => (headers.clone(), RequestBody::empty()),
+                (None, Some(headers)) => {
+                    let body = kept_body.as_ref().map_or_else(RequestBody::empty, |kept| kept.again());
+                    (headers.clone(), body)
+                }
                 (None, None) => return Err(Reply::new(Cause::UpstreamReset, "nothing is left to send")),
             };
-            let attempt = async {
-                let picked = match self.world.pick(downstream, wanted).await {
-                    Ok(picked) => picked,
-                    Err(error) => {
-                        let unsent = error.another.then(|| Box::new(with(headers, body)));
-                        return (None, Outcome::Failed(SendError { error, unsent }));
-                    }
-                };
-                let request = written(&method, headers, body, &outgoing, &picked, upgrade.as_ref());
-                let outcome = match self.pool.send(&*self.world, &picked, request).await {
-                    Ok((response, lease)) => Outcome::Answered(response, lease),
-                    Err(failed) => Outcome::Failed(failed),
-                };
-                (Some(picked.endpoint), outcome)
-            };
+            let mut went = None;
+            let attempt = self.attempt(&common, downstream, headers, body, &tried, &mut went);
             let outcome = match end {
                 Some(end) => tokio::time::timeout_at(end, attempt).await.ok(),
                 None => Some(attempt.await),
             };
-            let Some((endpoint, outcome)) = outcome else {
-                let request_over = deadline.is_some_and(|deadline| Instant::now() >= deadline);
-                let again =
-                    retry.filter(|retry| !request_over && (retry.reset || retry.statuses.contains(&504)));
-                if let Some(slot) = self.once_more(again, &mut retried, deadline).await {
-                    _retry = Some(slot);
-                    continue;
-                }
-                let cause = if request_over { Cause::RequestTimeout } else { Cause::UpstreamTimeout };
-                return Err(Reply::new(cause, format!("no answer after {} ms", begun.elapsed().as_millis())));
-            };
-            if let Some(endpoint) = &endpoint {
-                self.world.reached(endpoint, matches!(outcome, Outcome::Answered(..)));
-                exchange.endpoint = Some(endpoint.clone());
+            if let Some(Went { watch, .. }) = &went {
+                exchange.endpoint = Some(watch.endpoint.clone());
+                let health = match &outcome {
+                    Some(Outcome::Answered(response, _)) => Some(of_answer(response)),
+                    Some(Outcome::Failed(failed)) => of_failure(failed),
+                    None => Some(Health::GatewayError),
+                };
+                self.learn(watch, health);
             }
+            _slot = None;
+            let watch = went.as_ref().map(|went| &went.watch);
+            let outcome = match outcome {
+                Some(outcome) => outcome,
+                None => {
+                    let request_over = deadline.is_some_and(|deadline| Instant::now() >= deadline);
+                    let again = |retry: &&Retry| {
+                        !request_over && (retry.reset || retry.statuses.contains(&504)) && whole()
+                    };
+                    let slot = self.once_more(retry.filter(again), watch, &mut retried, deadline).await;
+                    if let Some(slot) = slot {
+                        _slot = Some(slot);
+                        tried.extend(went.map(|went| went.watch.key));
+                        continue;
+                    }
+                    let cause = if request_over { Cause::RequestTimeout } else { Cause::UpstreamTimeout };
+                    let message = format!("no answer after {} ms", begun.elapsed().as_millis());
+                    return Err(Reply::new(cause, message));
+                }
+            };
             match outcome {
                 Outcome::Answered(response, lease) => {
-                    let status = response.status().as_u16();
-                    let again = retry.filter(|retry| retry.statuses.contains(&status));
-                    match self.once_more(again, &mut retried, deadline).await {
-                        Some(slot) => _retry = Some(slot),
+                    let again = |retry: &&Retry| wants_again(retry, &response) && whole();
+                    match self.once_more(retry.filter(again), watch, &mut retried, deadline).await {
+                        Some(slot) => _slot = Some(slot),
                         None => {
                             let backend_end = timeouts.backend.map(|time| begun + time);
-                            let end = [deadline, backend_end].into_iter().flatten().min();
-                            return Ok((response, lease, end));
+                            let deadline = [deadline, backend_end].into_iter().flatten().min();
+                            let cookie = went.and_then(|went| went.cookie);
+                            return Ok(Sent { response, lease, deadline, cookie });
                         }
                     }
                 }
@@ -139,23 +147,69 @@ impl<W: World> Core<W> {
                     if error.another && elsewhere < ENDPOINTS =>
                 {
                     elsewhere += 1;
-                    let (mut parts, body) = request.into_parts();
-                    for own in [HOST, CONNECTION, UPGRADE] {
-                        parts.headers.remove(own);
-                    }
-                    next = Some((parts.headers, body));
+                    next = Some(unwritten(*request));
                 }
                 Outcome::Failed(SendError { error, unsent }) => {
-                    let again = retry.filter(|retry| match unsent {
-                        Some(_) => retry.connect_failure,
+                    let again = |retry: &&Retry| match unsent {
+                        Some(_) => retry.connect_failure && is_endpoints(&error),
                         None => retry.reset && error.cause == Cause::UpstreamReset,
-                    });
-                    match self.once_more(again, &mut retried, deadline).await {
-                        Some(slot) => _retry = Some(slot),
+                    };
+                    let again = retry.filter(again).filter(|_| whole());
+                    match self.once_more(again, watch, &mut retried, deadline).await {
+                        Some(slot) => _slot = Some(slot),
                         None => return Err(error.into()),
                     }
                 }
             }
+            tried.extend(went.map(|went| went.watch.key));
+        }
+    }
+
+    /// One attempt; `went` is set as soon as it is known where.
+    async fn attempt(
+        &self,
+        common: &Common<'_>,
+        downstream: &Arc<W::Downstream>,
+        headers: HeaderMap,
+        body: RequestBody,
+        tried: &[W::Key],
+        went: &mut Option<Went<W>>,
+    ) -> Outcome<W::Key> {
+        let unsent = |error: UpstreamError, headers, body| {
+            let unsent = Some(Box::new(with(headers, body)));
+            Outcome::Failed(SendError { error, unsent })
+        };
+        let candidates = match self.world.candidates(downstream, common.destination.wanted).await {
+            Ok(candidates) => candidates,
+            Err(error) => return unsent(error, headers, body),
+        };
+        let source_ip = downstream.caller().source_ip;
+        let input = HashInput { headers: &headers, query: common.query, source_ip };
+        let choice = Choice { subset: common.destination.subset, input, tried };
+        let (picked, watch, cookie) = match self.traffic.choose(&candidates, choice) {
+            Ok(chosen) => chosen,
+            Err(error) => return unsent(error, headers, body),
+        };
+        if let Err(error) = self.world.permit(downstream, &picked.endpoint).await {
+            return unsent(error, headers, body);
+        }
+        *went = Some(Went { watch, cookie });
+        let Common { method, outgoing, upgrade, .. } = common;
+        let request = written(method, headers, body, outgoing, picked.http2, upgrade.as_ref());
+        match self.pool.send(&*self.world, picked, request).await {
+            Ok((response, lease)) => Outcome::Answered(response, lease),
+            Err(failed) => Outcome::Failed(failed),
+        }
+    }
+
+    /// Tells whoever balances how an attempt went, where that says something of the endpoint.
+    pub(super) fn learn(&self, watch: &Watch<W>, health: Option<Health>) {
+        let Some(health) = health else { return };
+        self.traffic.learn(watch, health);
+        match health {
+            Health::Good | Health::Error => self.world.reached(&watch.endpoint, true),
+            Health::Unreached => self.world.reached(&watch.endpoint, false),
+            Health::GatewayError => {}
         }
     }
 
@@ -163,11 +217,13 @@ impl<W: World> Core<W> {
     async fn once_more(
         &self,
         retry: Option<&Retry>,
+        watch: Option<&Watch<W>>,
         retried: &mut u32,
         deadline: Option<Instant>,
-    ) -> Option<Counted<'_>> {
+    ) -> Option<Slot<'_>> {
         let retry = retry.filter(|retry| *retried < retry.attempts)?;
-        let slot = self.budget.retry(retry.budget_per_million)?;
+        let budget = self.budget.retry(retry.budget_per_million)?;
+        let place = self.traffic.retry(watch).ok()?;
         let longest = retry.backoff.saturating_mul(1 << (*retried).min(16)).min(retry.backoff_max);
         let wait = longest.mul_f64(rand::rng().random_range(0.5..=1.0));
         if deadline.is_some_and(|deadline| Instant::now() + wait >= deadline) {
@@ -177,44 +233,34 @@ impl<W: World> Core<W> {
         if wait > Duration::ZERO {
             tokio::time::sleep(wait).await;
         }
-        Some(slot)
+        Some(Slot { _budget: budget, _place: place })
     }
 }
 
-fn with(headers: HeaderMap, body: RequestBody) -> Request<RequestBody> {
-    let mut request = Request::new(body);
-    *request.headers_mut() = headers;
-    request
+/// Whether an answer is one that is asked for again.
+fn wants_again(retry: &Retry, response: &Response<Incoming>) -> bool {
+    let grpc = || grpc_status(response.headers()).is_some_and(|code| retry.grpc_statuses.contains(&code));
+    retry.statuses.contains(&response.status().as_u16()) || (!retry.grpc_statuses.is_empty() && grpc())
 }
 
-/// The request as the endpoint's protocol has it.
-fn written<W: World>(
-    method: &Method,
-    headers: HeaderMap,
-    body: RequestBody,
-    outgoing: &Outgoing,
-    picked: &Picked<W>,
-    upgrade: Option<&HeaderValue>,
-) -> Request<RequestBody> {
-    let mut request = with(headers, body);
-    *request.method_mut() = method.clone();
-    let mut uri = http::uri::Parts::default();
-    uri.path_and_query = Some(outgoing.target.clone());
-    if picked.http2 {
-        uri.scheme = Some(http::uri::Scheme::HTTP);
-        uri.authority = Some(outgoing.authority.clone());
-        *request.version_mut() = Version::HTTP_2;
-    } else {
-        let headers = request.headers_mut();
-        if let Ok(host) = HeaderValue::from_str(outgoing.authority.as_str()) {
-            headers.insert(HOST, host);
-        }
-        if let Some(protocol) = upgrade {
-            headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
-            headers.insert(UPGRADE, protocol.clone());
-        }
+/// gRPC says in a 200 what others say in a 5xx.
+pub(super) fn of_answer(response: &Response<Incoming>) -> Health {
+    match (response.status().as_u16(), grpc_status(response.headers())) {
+        (502..=504, _) | (200, Some(14)) => Health::GatewayError,
+        (500.., _) | (200, Some(2 | 13 | 15)) => Health::Error,
+        _ => Health::Good,
     }
-    // A target and an authority that were parsed make a URI.
-    *request.uri_mut() = Uri::from_parts(uri).unwrap_or_default();
-    request
+}
+
+/// `None`: it is not the endpoint's fault.
+pub(super) fn of_failure(failed: &SendError) -> Option<Health> {
+    is_endpoints(&failed.error).then_some(match failed.unsent {
+        Some(_) => Health::Unreached,
+        None => Health::GatewayError,
+    })
+}
+
+fn is_endpoints(error: &UpstreamError) -> bool {
+    use Cause::{PeerRefused, UpstreamConnectFailed, UpstreamReset, UpstreamTimeout};
+    matches!(error.cause, UpstreamConnectFailed | PeerRefused | UpstreamReset | UpstreamTimeout)
 }

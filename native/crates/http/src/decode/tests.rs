@@ -87,8 +87,37 @@ fn what_is_not_understood_is_refused_and_named() {
         ("rules[0].matches[0].headers[0].name", |r| r.rules[0].matches[0].headers[0].name = "x y".into()),
         ("rules[0].matches[0].headers[0].value", |r| r.rules[0].matches[0].headers[0].value = None),
         ("rules[0].filters[0]", |r| r.rules[0].filters = vec![wire::HttpFilter::default()]),
-        ("rules[0].filters[0]", |r| filtered(r, http_filter::Kind::Mirror(wire::Mirror::default()))),
+        ("rules[0].filters[0].backend", |r| filtered(r, http_filter::Kind::Mirror(wire::Mirror::default()))),
+        ("rules[0].filters[0].per_million", |r| {
+            let backend = r.rules[0].backends.first().cloned();
+            let mirror = wire::Mirror { backend, per_million: 1_000_001, all: false };
+            filtered(r, http_filter::Kind::Mirror(mirror));
+        }),
         ("rules[0].filters[0]", |r| filtered(r, http_filter::Kind::Fault(wire::Fault::default()))),
+        ("rules[0].filters[0].abort_grpc_status", |r| {
+            let fault = wire::Fault { abort_grpc_status: Some(17), ..Default::default() };
+            filtered(r, http_filter::Kind::Fault(fault));
+        }),
+        ("rules[0].filters[0].abort_status", |r| {
+            filtered(r, http_filter::Kind::Fault(wire::Fault { abort_status: 99, ..Default::default() }));
+        }),
+        ("rules[0].filters[1]", |r| {
+            let cors = wire::HttpFilter { kind: Some(http_filter::Kind::Cors(wire::Cors::default())) };
+            r.rules[0].filters = vec![cors.clone(), cors];
+        }),
+        ("rules[0].filters[0].allow_origins[0]", |r| {
+            let cors = wire::Cors { allow_origins: vec![wire::TextMatch::default()], ..Default::default() };
+            filtered(r, http_filter::Kind::Cors(cors));
+        }),
+        ("rules[0].backends[0].filters", |r| {
+            let cors = wire::HttpFilter { kind: Some(http_filter::Kind::Cors(wire::Cors::default())) };
+            r.rules[0].backends[0].filters = vec![cors];
+        }),
+        ("rules[0].filters[0].path.regex", |r| {
+            let regex = wire::RegexChange { pattern: "a".into(), substitution: r"\1".into() };
+            let path = Some(wire::PathChange { kind: Some(path_change::Kind::Regex(regex)) });
+            filtered(r, http_filter::Kind::Rewrite(wire::Rewrite { path, ..Default::default() }));
+        }),
         ("rules[0].filters[0].set[0]", |r| {
             let pair = wire::HeaderValue { name: "Content-Length".into(), value: "1".into() };
             let change = wire::HeaderChange { set: vec![pair], ..Default::default() };
@@ -112,7 +141,6 @@ fn what_is_not_understood_is_refused_and_named() {
         }),
         ("rules[0].backends[0].service", |r| r.rules[0].backends[0].service = String::new()),
         ("rules[0].backends[0].port", |r| r.rules[0].backends[0].port = 0),
-        ("rules[0].backends[0].subset", |r| r.rules[0].backends[0].subset = "v2".into()),
         ("rules[0].backends", |r| {
             r.rules[0].backends[0].weight = u32::MAX;
             let again = r.rules[0].backends[0].clone();
@@ -121,6 +149,9 @@ fn what_is_not_understood_is_refused_and_named() {
         ("rules[0]", |r| r.rules[0].to_parent = true),
         ("rules[0].retry.statuses", |r| {
             r.rules[0].retry = Some(wire::HttpRetry { statuses: vec![200], ..Default::default() });
+        }),
+        ("rules[0].retry.grpc_statuses", |r| {
+            r.rules[0].retry = Some(wire::HttpRetry { grpc_statuses: vec![0], ..Default::default() });
         }),
     ];
     for (index, (field, change)) in cases.iter().enumerate() {

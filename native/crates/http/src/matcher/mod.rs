@@ -14,6 +14,8 @@ mod trie;
 mod tests;
 
 pub use entry::{Entry, HeaderPredicate, Host, Order, PathMatch, QueryPredicate, RequestMatch};
+pub(crate) use request::form_decode;
+pub(crate) use request::query_parameter;
 pub use request::{RequestView, joined};
 
 use bucket::{Bucket, Candidates, Rank};

@@ -29,11 +29,16 @@ impl<'a> RequestView<'a> {
 
     /// The first parameter of a name, decoded.
     pub fn query_parameter(&self, name: &str) -> Option<Cow<'a, [u8]>> {
-        self.query?.split('&').find_map(|pair| {
-            let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-            (*form_decode(key) == *name.as_bytes()).then(|| form_decode(value))
-        })
+        query_parameter(self.query?, name)
     }
+}
+
+/// The first parameter of a name, decoded; `query` without the question mark.
+pub(crate) fn query_parameter<'a>(query: &'a str, name: &str) -> Option<Cow<'a, [u8]>> {
+    query.split('&').find_map(|pair| {
+        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+        (*form_decode(key) == *name.as_bytes()).then(|| form_decode(value))
+    })
 }
 
 pub fn joined<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<Cow<'a, [u8]>> {
@@ -49,7 +54,7 @@ pub fn joined<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<Cow<'a, [
 }
 
 /// `application/x-www-form-urlencoded`: "+" is a space, encoded octets are decoded, others stay.
-fn form_decode(text: &str) -> Cow<'_, [u8]> {
+pub(crate) fn form_decode(text: &str) -> Cow<'_, [u8]> {
     let bytes = text.as_bytes();
     if !bytes.iter().any(|byte| matches!(byte, b'%' | b'+')) {
         return Cow::Borrowed(bytes);

@@ -10,7 +10,10 @@ use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use meltemi_http::authorization::{Caller, Scope};
 use meltemi_http::route::Parent;
-use meltemi_http::{Cause, Core, Downstream, Exchange, Picked, PoolLimits, UpstreamError, Wanted, World};
+use meltemi_http::{
+    Candidate, Candidates, Cause, Core, Downstream, Exchange, Mirrored, PoolLimits, UpstreamError, Wanted,
+    World,
+};
 use meltemi_types::ServiceKey;
 use meltemi_types::meltemi as wire;
 use prost::Message;
@@ -51,10 +54,10 @@ pub struct Told {
 
 #[derive(Debug)]
 pub struct TestWorld {
-    services: Mutex<HashMap<String, Vec<(SocketAddr, bool)>>>,
-    turn: AtomicUsize,
+    services: Mutex<HashMap<String, Arc<Candidates<TestWorld>>>>,
     pub connects: AtomicUsize,
     told: mpsc::UnboundedSender<Told>,
+    mirrored: mpsc::UnboundedSender<Mirrored>,
 }
 
 #[derive(Debug)]
@@ -71,6 +74,9 @@ impl Downstream for Client {
     fn parent(&self) -> &Parent {
         &self.parent
     }
+    fn destination(&self) -> std::net::IpAddr {
+        [127, 0, 0, 1].into()
+    }
     fn port(&self) -> u16 {
         80
     }
@@ -85,20 +91,27 @@ impl World for TestWorld {
     type Key = SocketAddr;
     type Io = TcpStream;
 
-    async fn pick(&self, _: &Client, wanted: Wanted<'_>) -> Result<Picked<Self>, UpstreamError> {
+    async fn candidates(
+        &self,
+        _: &Client,
+        wanted: Wanted<'_>,
+    ) -> Result<Arc<Candidates<Self>>, UpstreamError> {
         let name = match wanted {
             Wanted::Parent => "shop/cart",
             Wanted::Service { service, .. } => service.as_str(),
         };
         let services = self.services.lock().unwrap();
-        let endpoints = services.get(name).filter(|list| !list.is_empty()).ok_or_else(|| UpstreamError {
+        let known = services.get(name).filter(|candidates| !candidates.list.is_empty()).cloned();
+        known.ok_or_else(|| UpstreamError {
             cause: Cause::NoEndpoint,
             message: format!("{name} has no endpoint"),
             policy: None,
             another: false,
-        })?;
-        let (address, http2) = endpoints[self.turn.fetch_add(1, SeqCst) % endpoints.len()];
-        Ok(Picked { endpoint: Arc::new(address), key: address, http2 })
+        })
+    }
+
+    async fn permit(&self, _: &Client, _: &SocketAddr) -> Result<(), UpstreamError> {
+        Ok(())
     }
 
     async fn connect(&self, endpoint: &SocketAddr) -> Result<TcpStream, UpstreamError> {
@@ -112,6 +125,10 @@ impl World for TestWorld {
     }
 
     fn reached(&self, _: &SocketAddr, _: bool) {}
+
+    fn mirrored(&self, outcome: Mirrored) {
+        let _ = self.mirrored.send(outcome);
+    }
 
     fn finished(&self, exchange: &Exchange<Self>) {
         let _ = self.told.send(Told {
@@ -134,21 +151,20 @@ pub struct Proxy {
     pub world: Arc<TestWorld>,
     pub address: SocketAddr,
     pub drain: CancellationToken,
+    mirrored: tokio::sync::Mutex<mpsc::UnboundedReceiver<Mirrored>>,
     told: tokio::sync::Mutex<mpsc::UnboundedReceiver<Told>>,
 }
 
 impl Proxy {
     pub async fn start() -> Self {
         let (told, receiver) = mpsc::unbounded_channel();
-        let world = Arc::new(TestWorld {
-            services: Mutex::default(),
-            turn: AtomicUsize::new(0),
-            connects: AtomicUsize::new(0),
-            told,
-        });
+        let (mirrored, outcomes) = mpsc::unbounded_channel();
+        let world =
+            Arc::new(TestWorld { services: Mutex::default(), connects: AtomicUsize::new(0), told, mirrored });
         let core =
             Core::new(world.clone(), PoolLimits::default(), TaskTracker::new(), CancellationToken::new());
         core.policies.synced();
+        core.authentication.synced();
         core.routes.synced();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -172,12 +188,36 @@ impl Proxy {
                 });
             }
         });
-        Self { core, world, address, drain, told: tokio::sync::Mutex::new(receiver) }
+        let mirrored = tokio::sync::Mutex::new(outcomes);
+        Self { core, world, address, drain, mirrored, told: tokio::sync::Mutex::new(receiver) }
     }
 
-    /// Endpoints of a service; true: HTTP/2.
+    /// Endpoints of a service; true: HTTP/2. Their uids are their addresses.
     pub fn service(&self, name: &str, endpoints: &[(SocketAddr, bool)]) {
-        self.world.services.lock().unwrap().insert(name.into(), endpoints.to_vec());
+        let list = endpoints.iter().map(|(address, _)| Candidate {
+            endpoint: Arc::new(*address),
+            key: *address,
+            uid: address.to_string().into(),
+            weight: 1,
+            steps: 0,
+        });
+        let candidates = Candidates {
+            service: Some(ServiceKey::new(name).unwrap()),
+            slot: 0,
+            list: list.collect(),
+            http2: endpoints.first().is_some_and(|(_, http2)| *http2),
+            sticky: false,
+        };
+        self.world.services.lock().unwrap().insert(name.into(), Arc::new(candidates));
+    }
+
+    /// The policy of shop/cart.
+    pub fn traffic(&self, policy: wire::TrafficPolicy) {
+        assert_eq!(self.core.traffic.apply([("shop/cart", &*policy.encode_to_vec())], &[]), []);
+    }
+
+    pub async fn mirrored(&self) -> Mirrored {
+        soon("mirror", async { self.mirrored.lock().await.recv().await }).await.unwrap()
     }
 
     pub fn route(&self, rules: Vec<wire::HttpRule>) {
@@ -191,6 +231,11 @@ impl Proxy {
         };
         let refused = self.core.routes.apply([("HTTPRoute/shop/cart", &*message.encode_to_vec())], &[]);
         assert_eq!(refused, []);
+    }
+
+    /// The next record, whenever it comes.
+    pub async fn next(&self) -> Option<Told> {
+        self.told.lock().await.recv().await
     }
 
     pub async fn told(&self) -> Told {

@@ -16,7 +16,7 @@ use meltemi_identity::CertificateView;
 use meltemi_telemetry::ConnectionSnapshot;
 use meltemi_telemetry::logging::LogControl;
 
-pub(crate) use server::{AdminSockets, serve};
+pub(crate) use server::{AdminSockets, serve, serve_metrics};
 
 /// What keeps the process from being ready.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

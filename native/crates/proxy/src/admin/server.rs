@@ -1,4 +1,4 @@
-//! The two listeners: who may connect, how much a request may hold, how long it may take.
+//! The listeners: who may connect, how much a request may hold, how long it may take.
 
 use std::convert::Infallible;
 use std::path::Path;
@@ -12,7 +12,8 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use nix::unistd::geteuid;
-use tokio::net::UnixStream;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
@@ -37,6 +38,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 enum Side {
     Reading,
     Control,
+    /// For everybody: metrics and readiness.
+    Scraped,
 }
 
 impl Side {
@@ -45,6 +48,7 @@ impl Side {
         match self {
             Side::Reading => "proxy-admin",
             Side::Control => "proxy-control",
+            Side::Scraped => "metrics",
         }
     }
 }
@@ -73,6 +77,30 @@ pub(crate) async fn serve(sockets: AdminSockets, views: Views, stop: Cancellatio
         accept(admin, Side::Reading, views.clone(), stop.clone()),
         accept(control, Side::Control, views, stop)
     );
+}
+
+/// Serves metrics and readiness to whoever asks, until `stop`.
+pub(crate) async fn serve_metrics(listener: TcpListener, views: Views, stop: CancellationToken) {
+    let room = Arc::new(Semaphore::new(MOST_CONNECTIONS));
+    let accepting = async {
+        loop {
+            // Never closed.
+            let Ok(place) = Arc::clone(&room).acquire_owned().await else { return };
+            match listener.accept().await {
+                Ok((stream, _)) => {
+                    tokio::spawn(connection(stream, Side::Scraped, views.clone(), stop.clone(), place));
+                }
+                Err(error) => {
+                    tracing::warn!(socket = Side::Scraped.socket(), error = %error, "metrics accept failed");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    };
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = accepting => {}
+    }
 }
 
 async fn accept(socket: OwnSocket, side: Side, views: Views, stop: CancellationToken) {
@@ -114,7 +142,7 @@ pub(super) const fn is_admitted(peer: u32, owner: u32) -> bool {
 }
 
 async fn connection(
-    stream: UnixStream,
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     side: Side,
     views: Views,
     stop: CancellationToken,
@@ -156,5 +184,10 @@ async fn answer(views: &Views, side: Side, request: Request<Incoming>) -> Reply 
     match side {
         Side::Reading => reading::answer(views, &head.method, head.uri.path()),
         Side::Control => control::answer(views, &head.method, head.uri.path(), &body),
+        Side::Scraped => match head.uri.path() {
+            "/metrics" | "/stats/prometheus" => reading::answer(views, &head.method, "/metrics"),
+            "/healthz/ready" => reading::answer(views, &head.method, "/ready"),
+            _ => problem(StatusCode::NOT_FOUND, "there are /metrics, /stats/prometheus, /healthz/ready"),
+        },
     }
 }

@@ -41,6 +41,9 @@ pub(crate) struct Flags {
     /// The changing admin socket [default: RUN_DIR/proxy-control.sock].
     #[arg(long, value_name = "PATH")]
     control: Option<PathBuf>,
+    /// Where metrics (/metrics, /stats/prometheus) and readiness (/healthz/ready) are served, or none.
+    #[arg(long, value_name = "IP:PORT|none", default_value = "none")]
+    metrics_address: String,
     /// PEM roots for an --xds with TLS.
     #[arg(long, value_name = "PEM")]
     xds_root: Option<PathBuf>,
@@ -99,6 +102,7 @@ pub(crate) struct Config {
     pub(crate) ca: ServerUri,
     pub(crate) admin: PathBuf,
     pub(crate) control: PathBuf,
+    pub(crate) metrics_address: Option<SocketAddr>,
     pub(crate) xds_root: Option<PathBuf>,
     pub(crate) ca_root: Option<PathBuf>,
     pub(crate) auth_token: Option<PathBuf>,
@@ -142,6 +146,12 @@ impl Flags {
         name("--namespace", &self.namespace)?;
         name("--cluster-id", &self.cluster_id)?;
         trust_domain(&self.trust_domain)?;
+        let metrics_address = match self.metrics_address.as_str() {
+            "none" => None,
+            text => Some(text.parse().map_err(|_| {
+                format!("--metrics-address {text:?}: want IP:PORT, such as 0.0.0.0:15020, or none")
+            })?),
+        };
         let service_account = self.service_account.unwrap_or_else(|| self.name.clone());
         name("--service-account", &service_account)?;
         if self.workers == 0 || self.workers > 1_024 {
@@ -158,6 +168,7 @@ impl Flags {
             ca,
             admin: self.admin.unwrap_or_else(|| self.run_dir.join("proxy-admin.sock")),
             control: self.control.unwrap_or_else(|| self.run_dir.join("proxy-control.sock")),
+            metrics_address,
             xds_root: self.xds_root,
             ca_root: self.ca_root,
             auth_token: self.auth_token,

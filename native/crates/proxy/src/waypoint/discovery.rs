@@ -39,23 +39,28 @@ impl Sink {
                 refused.push((update.name.clone(), "it is another waypoint".to_owned()));
                 continue;
             }
-            match settings(&update.body) {
-                Ok(settings) => self.core.set_settings(settings),
-                Err(problem) => refused.push((update.name.clone(), problem)),
+            if let Err(problem) = self.apply_settings(&update.body) {
+                refused.push((update.name.clone(), problem));
             }
         }
         if batch.removed.iter().any(|name| **name == *self.waypoint.name) {
             self.core.set_settings(Settings::default());
+            // Nothing is refused of nothing.
+            let _ = self.waypoint.logging.set(None);
         }
         refused
     }
-}
 
-fn settings(body: &[u8]) -> Result<Settings, String> {
-    let message = wire::Waypoint::decode(body).map_err(|error| format!("it is no Waypoint: {error}"))?;
-    meltemi_http::decode::check_requires(&message.requires).map_err(|error| error.to_string())?;
-    let http = message.http.unwrap_or_default();
-    Settings::from_wire(&http).map_err(|error| error.to_string())
+    /// All of it or nothing.
+    fn apply_settings(&self, body: &[u8]) -> Result<(), String> {
+        let message = wire::Waypoint::decode(body).map_err(|error| format!("it is no Waypoint: {error}"))?;
+        meltemi_http::decode::check_requires(&message.requires).map_err(|error| error.to_string())?;
+        let http = message.http.unwrap_or_default();
+        let settings = Settings::from_wire(&http).map_err(|error| error.to_string())?;
+        self.waypoint.logging.set(message.access_logging.as_ref())?;
+        self.core.set_settings(settings);
+        Ok(())
+    }
 }
 
 impl ResourceSink for Sink {
@@ -64,7 +69,10 @@ impl ResourceSink for Sink {
         let refused = match batch.resource_type {
             ResourceType::Address | ResourceType::Authorization => return self.waypoint.mesh.apply(batch),
             ResourceType::HttpRoute => self.core.routes.apply(updates(), &batch.removed),
+            ResourceType::TrafficPolicy => self.core.traffic.apply(updates(), &batch.removed),
             ResourceType::HttpAuthorization => self.core.policies.apply(updates(), &batch.removed),
+            ResourceType::RequestAuthentication => self.core.authentication.apply(updates(), &batch.removed),
+            ResourceType::KeySet => self.core.authentication.apply_keys(updates(), &batch.removed),
             ResourceType::Served => self.waypoint.served.apply(updates(), &batch.removed),
             ResourceType::Waypoint => self.apply_waypoint(&batch),
         };
@@ -75,8 +83,12 @@ impl ResourceSink for Sink {
         match resource_type {
             ResourceType::Address | ResourceType::Authorization => self.waypoint.mesh.synced(resource_type),
             ResourceType::HttpAuthorization => self.core.policies.synced(),
+            ResourceType::RequestAuthentication => self.core.authentication.synced(),
             ResourceType::HttpRoute => self.core.routes.synced(),
-            ResourceType::Served | ResourceType::Waypoint => {}
+            ResourceType::Served
+            | ResourceType::Waypoint
+            | ResourceType::KeySet
+            | ResourceType::TrafficPolicy => {}
         }
         self.synced.write().insert(resource_type);
     }

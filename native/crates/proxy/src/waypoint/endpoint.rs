@@ -5,7 +5,7 @@ use crate::failure::Failure;
 use crate::labels;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use meltemi_capture::PORT_HBONE;
-use meltemi_http::{Cause, UpstreamError, Wanted};
+use meltemi_http::{Cause, UpstreamError};
 use meltemi_policy::{ConnectionFacts, Decision, Effect};
 use meltemi_state::{EndpointAddress, ResolveError, Selection, SelectionRequest, Service, Tunnel, Workload};
 use meltemi_telemetry::Reason;
@@ -46,7 +46,7 @@ pub(crate) struct Unreached {
 }
 
 impl Unreached {
-    fn new(cause: Cause, reason: Reason, error: impl ToString) -> Self {
+    pub(super) fn new(cause: Cause, reason: Reason, error: impl ToString) -> Self {
         Self { cause, failure: Failure::new(reason, error), policy: None, another: false }
     }
 }
@@ -65,34 +65,19 @@ impl From<ResolveError> for Unreached {
 }
 
 impl Waypoint {
-    /// Chooses an endpoint and judges the caller by its L4 policies.
+    /// Chooses an endpoint for a connection and judges the caller by its L4 policies.
     /// `tried`: addresses that were not reached before.
-    pub(crate) async fn endpoint(
-        &self,
-        client: &Client,
-        wanted: Wanted<'_>,
-        tried: &[IpAddr],
-    ) -> Result<Endpoint, Unreached> {
+    pub(crate) async fn endpoint(&self, client: &Client, tried: &[IpAddr]) -> Result<Endpoint, Unreached> {
         let deadline = Instant::now() + self.settings.connect_timeout;
-        let endpoint = match (wanted, &client.service, &client.workload) {
-            (Wanted::Service { service, port }, ..) => {
-                let found = self.mesh.resolve_service(service, deadline).await?;
-                if found.is_none() {
-                    let error = format!("service {service} does not exist");
-                    return Err(Unreached::new(Cause::NoEndpoint, Reason::NoEndpoint, error));
-                }
-                self.select(client, service, port, tried).await?
-            }
-            (Wanted::Parent, Some(service), _) => {
-                self.select(client, &service.key, client.port, tried).await?
-            }
-            (Wanted::Parent, None, Some(workload)) => Endpoint {
+        let endpoint = match (&client.service, &client.workload) {
+            (Some(service), _) => self.select(client, &service.key, client.port, tried).await?,
+            (None, Some(workload)) => Endpoint {
                 workload: workload.clone(),
                 service: None,
                 address: SocketAddr::new(client.asked_ip, client.port),
                 alternatives: false,
             },
-            (Wanted::Parent, None, None) => {
+            (None, None) => {
                 return Err(Unreached::new(Cause::NoEndpoint, Reason::NoEndpoint, "nothing was asked for"));
             }
         };
@@ -134,7 +119,12 @@ impl Waypoint {
     }
 
     /// L4 policies keep their meaning behind a waypoint: they judge the caller, not the waypoint.
-    async fn judge(&self, client: &Client, endpoint: &Endpoint, deadline: Instant) -> Result<(), Unreached> {
+    pub(super) async fn judge(
+        &self,
+        client: &Client,
+        endpoint: &Endpoint,
+        deadline: Instant,
+    ) -> Result<(), Unreached> {
         let facts = client.facts(endpoint.address);
         let mut policies = self.mesh.policies_for(&endpoint.workload);
         if !policies.is_complete() {

@@ -6,11 +6,13 @@
 //! ([`dial`], [`endpoint`]). The caller is judged here, by L4 and request policies: what the endpoint's node sees
 //! is the waypoint. docs/waypoint.md.
 
+mod candidates;
 mod config;
 mod dial;
 mod discovery;
 mod endpoint;
 mod hbone;
+mod logging;
 mod records;
 mod run;
 mod served;
@@ -24,6 +26,7 @@ pub(crate) use run::run;
 
 use crate::admission::Admission;
 use crate::connections::Connections;
+use candidates::CandidateTable;
 use dial::Dialer;
 use meltemi_capture::Keepalive;
 use meltemi_identity::CertificateStore;
@@ -66,10 +69,12 @@ pub(crate) struct Waypoint {
     pub(crate) certificates: Arc<CertificateStore>,
     pub(crate) telemetry: Arc<Telemetry>,
     pub(crate) requests: Arc<RequestTelemetry>,
+    logging: logging::RequestLogging,
     pub(crate) connections: Arc<Connections>,
     /// Tunnels to endpoints.
     pub(crate) pool: Pool<Dialer>,
     pub(crate) served: ServedTable,
+    candidates: CandidateTable,
     handshakes: Arc<Admission>,
     tunnels: Arc<Admission>,
     streams: Arc<Semaphore>,

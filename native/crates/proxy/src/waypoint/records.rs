@@ -5,11 +5,13 @@ use super::world::Client;
 use crate::labels;
 use http::Version;
 use meltemi_http::{Cause, Exchange};
+use meltemi_state::Workload;
 use meltemi_telemetry::{
     Reporter, RequestLabels, RequestProtocol, RequestRecord, RequestTotals, SecurityPolicy, TrafficLabels,
     WorkloadLabels,
 };
 use meltemi_tunnel::Baggage;
+use meltemi_types::Identity;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -18,7 +20,7 @@ pub(super) fn traffic(client: &Client, endpoint: Option<&Endpoint>) -> TrafficLa
     let destination = endpoint.map(|endpoint| &endpoint.workload).or(client.workload.as_ref());
     TrafficLabels {
         reporter: Reporter::Waypoint,
-        source: source(client),
+        source: client.source_labels.clone(),
         source_principal: Some(client.identity.uri().into()),
         destination: destination.map(|workload| labels::of_workload(workload)),
         destination_principal: destination.map(|workload| workload.identity.uri().into()),
@@ -28,15 +30,23 @@ pub(super) fn traffic(client: &Client, endpoint: Option<&Endpoint>) -> TrafficLa
 }
 
 /// As discovery knows the caller; else as its node says, where that does not contradict what was proven.
-fn source(client: &Client) -> Option<Arc<WorkloadLabels>> {
-    if let Some(workload) = &client.source {
+pub(super) fn source(
+    known: Option<&Workload>,
+    headers: &http::HeaderMap,
+    proven: &Identity,
+) -> Option<Arc<WorkloadLabels>> {
+    if let Some(workload) = known {
         return Some(labels::of_workload(workload));
     }
-    let mut headers = http::HeaderMap::new();
-    headers.insert("baggage", client.baggage.clone()?);
-    let claimed = Baggage::parse(&headers);
-    let fits = !claimed.workload.is_empty() && claimed.namespace == client.identity.namespace();
+    let claimed = Baggage::parse(headers);
+    let fits = !claimed.workload.is_empty() && claimed.namespace == proven.namespace();
     fits.then(|| labels::of_baggage(&claimed))
+}
+
+/// The caller's pod, where discovery knows it (its own services' pods); else its workload, as its node says.
+pub(super) fn source_name(client: &Client) -> Option<Arc<str>> {
+    let claimed = || client.source_labels.as_ref().map(|source| source.workload.clone());
+    client.source.as_ref().map(|workload| workload.name.clone()).or_else(claimed)
 }
 
 /// Counts a request and writes its record.
@@ -58,7 +68,7 @@ pub(super) fn request(waypoint: &Waypoint, exchange: &Exchange<Waypoint>) {
         response_bytes: exchange.response_bytes,
     };
     let log = waypoint.telemetry.access_log();
-    if log.is_on() {
+    if log.is_on() && waypoint.logging.wants(exchange.status) {
         let failed = exchange.cause.is_some();
         let destination = labels.destination.as_ref();
         log.write_request(RequestRecord {
@@ -78,7 +88,7 @@ pub(super) fn request(waypoint: &Waypoint, exchange: &Exchange<Waypoint>) {
             status: (exchange.status > 0).then_some(exchange.status),
             grpc_status: exchange.grpc_status,
             src_addr: client.address,
-            src_workload: client.source.as_ref().map(|workload| workload.name.clone()),
+            src_workload: source_name(client),
             src_namespace: Some(client.identity.namespace().into()),
             src_identity: labels.source_principal.clone(),
             dst_addr: endpoint.map(|endpoint| endpoint.address),

@@ -1,6 +1,8 @@
 //! Puts the waypoint together, runs it, and takes it down.
+use super::candidates::CandidateTable;
 use super::dial::Dialer;
 use super::discovery::{self, Sink};
+use super::logging::RequestLogging;
 use super::served::ServedTable;
 use super::views::WaypointView;
 use super::{CONNECTIONS, Config, Settings, Waypoint, hbone};
@@ -38,7 +40,8 @@ pub(crate) async fn run(config: Config, logging: LogControl) -> anyhow::Result<(
     let metrics = Metrics::new("waypoint", env!("CARGO_PKG_VERSION"));
     let access_log = AccessLog::open(config.access_log, &config.access_log_file, metrics.clone())?;
     let identity = Identity::new(&config.trust_domain, &config.namespace, &config.service_account)?;
-    let certificates = certificates(&config, &metrics)?;
+    let ca = ca(&config)?;
+    let certificates = certificates(&config, ca.clone(), &metrics);
     let claim = certificates.serve(&identity);
     let waypoint = waypoint(&config, identity, &certificates, &metrics, access_log.clone());
     let listener = TcpListener::bind(config.listen)
@@ -64,6 +67,16 @@ pub(crate) async fn run(config: Config, logging: LogControl) -> anyhow::Result<(
         drain: view,
         logging,
     };
+    let scraped = match config.metrics_address {
+        Some(address) => {
+            let listener = TcpListener::bind(address).await;
+            Some(listener.with_context(|| format!("--metrics-address {address}: cannot listen"))?)
+        }
+        None => None,
+    };
+    if let Some(listener) = scraped {
+        tasks.spawn(admin::serve_metrics(listener, views.clone(), stop.clone()));
+    }
     tasks.spawn(admin::serve(AdminSockets::bind(&config.admin, &config.control)?, views, stop.clone()));
     let client = discovery::client(&config, sink, &waypoint.mesh, metrics.clone());
     tasks.spawn(client.run(stop.clone()));
@@ -74,6 +87,8 @@ pub(crate) async fn run(config: Config, logging: LogControl) -> anyhow::Result<(
     );
     spawn_until(&tasks, &stop, recheck);
     spawn_until(&tasks, &stop, follow(waypoint.clone()));
+    let following = certificates.clone();
+    spawn_until(&tasks, &stop, async move { ca.follow_trust(following, Arc::new(RandomJitter)).await });
     let tended = core.clone();
     spawn_until(&tasks, &stop, async move { tended.tend().await });
     spawn_until(&tasks, &stop, trim(waypoint.clone()));
@@ -154,9 +169,11 @@ fn waypoint(
         certificates: certificates.clone(),
         telemetry: Telemetry::new(metrics.clone(), access_log),
         requests: RequestTelemetry::new(metrics),
+        logging: RequestLogging::default(),
         connections: Arc::new(Connections::default()),
         pool,
         served: ServedTable::default(),
+        candidates: CandidateTable::default(),
         handshakes: Admission::handshakes(),
         tunnels: Admission::tunnels(),
         streams: Arc::new(Semaphore::new(CONNECTIONS)),
@@ -180,14 +197,17 @@ fn limits(config: &Config) -> Limits {
     }
 }
 
-fn certificates(config: &Config, metrics: &Arc<Metrics>) -> anyhow::Result<Arc<CertificateStore>> {
-    let ca = GrpcCa::new(GrpcCaOptions {
+fn ca(config: &Config) -> anyhow::Result<Arc<GrpcCa>> {
+    Ok(Arc::new(GrpcCa::new(GrpcCaOptions {
         uri: config.ca.clone(),
         root_file: config.ca_root.clone(),
         token_file: config.auth_token.clone(),
         ttl: config.certificate_ttl,
         request_timeout: config.connect_timeout,
-    })?;
+    })?))
+}
+
+fn certificates(config: &Config, ca: Arc<GrpcCa>, metrics: &Arc<Metrics>) -> Arc<CertificateStore> {
     let options = StoreOptions {
         trust_domain: config.trust_domain.clone(),
         trust_domain_aliases: Vec::new(),
@@ -195,7 +215,7 @@ fn certificates(config: &Config, metrics: &Arc<Metrics>) -> anyhow::Result<Arc<C
         clock: Arc::new(SystemClock),
         jitter: Arc::new(RandomJitter),
     };
-    Ok(CertificateStore::new(options, Arc::new(ca), metrics.clone()))
+    CertificateStore::new(options, ca, metrics.clone())
 }
 
 fn spawn_until(

@@ -64,6 +64,11 @@ impl ServedTable {
         refused
     }
 
+    /// How often it has changed.
+    pub(crate) fn version(&self) -> u64 {
+        *self.changed.borrow()
+    }
+
     pub(crate) fn get(&self, name: &str) -> Option<Arc<Served>> {
         self.served.read().get(name).cloned()
     }

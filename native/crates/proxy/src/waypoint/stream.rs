@@ -2,7 +2,7 @@
 use super::hbone::Peer;
 use super::served::{Reading, Served};
 use super::world::Client;
-use super::{Waypoint, tcp};
+use super::{Waypoint, records, tcp};
 use crate::failure::Failure;
 use http::{Method, StatusCode};
 use meltemi_capture::canonical;
@@ -19,7 +19,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// How long a service that is known may be ahead of the word that it is served here.
+/// How long callers may be ahead of what discovery tells of a service or workload: that it is, that it is served.
 const SETTLING: Duration = Duration::from_secs(1);
 /// Ids of HTTP connections, apart from those of records.
 const HTTP_IDS: u64 = 1 << 63;
@@ -153,6 +153,7 @@ async fn asked(waypoint: &Waypoint, peer: &Peer, request: Asked) -> Result<(Clie
             remote_ip: address.ip(),
         },
         baggage: headers.get("baggage").cloned(),
+        source_labels: records::source(source.as_deref(), &headers, &peer.identity),
         source,
         authority: authority.into(),
         asked_ip,
@@ -161,6 +162,7 @@ async fn asked(waypoint: &Waypoint, peer: &Peer, request: Asked) -> Result<(Clie
         workload,
         parent,
         scopes: [Scope::Waypoint, scope].into(),
+        itself: std::sync::OnceLock::new(),
         http2_backend: matches!(reading, Reading::Http { http2_backend: true, .. }),
         own,
     };
@@ -219,13 +221,20 @@ async fn destination(
             return Err(bad(Reason::Loop, format!("{address} is the waypoint itself")));
         }
         let at = NetworkAddress::new(waypoint.settings.network.clone(), address.ip());
-        let what = match mesh.resolve(&at, peer.identity.namespace(), deadline).await {
-            Ok(Resolved::Service(service)) => What::Service(service),
-            Ok(Resolved::Workload(workload)) => What::Workload(workload),
-            Ok(Resolved::Negative) => {
-                return Err(bad(Reason::UnknownDestination, format!("{address} is nothing of the mesh")));
+        let settled = deadline.min(Instant::now() + SETTLING);
+        let mut changes = mesh.changes();
+        let what = loop {
+            match mesh.resolve(&at, peer.identity.namespace(), deadline).await {
+                Ok(Resolved::Service(service)) => break What::Service(service),
+                Ok(Resolved::Workload(workload)) => break What::Workload(workload),
+                Ok(Resolved::Negative) => {
+                    if !matches!(tokio::time::timeout_at(settled, changes.changed()).await, Ok(Ok(()))) {
+                        let error = format!("{address} is nothing that this waypoint knows of");
+                        return Err(bad(Reason::UnknownDestination, error));
+                    }
+                }
+                Err(error) => return Err(unknown(&error)),
             }
-            Err(error) => return Err(unknown(&error)),
         };
         return Ok((what, address.ip(), address.port()));
     }

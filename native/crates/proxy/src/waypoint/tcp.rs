@@ -9,7 +9,7 @@ use crate::failure::Failure;
 use bytes::Bytes;
 use http::StatusCode;
 use meltemi_http::authorization::{Decision, Facts};
-use meltemi_http::{Cause, Core, Wanted};
+use meltemi_http::{Cause, Core};
 use meltemi_identity::Standing;
 use meltemi_state::ConnectOutcome;
 use meltemi_telemetry::{ByteCount, ConnectionInfo, ConnectionRecord, PolicyAction, Protocol, Reason};
@@ -43,7 +43,7 @@ pub(super) async fn serve(
         src_addr: client.address,
         dst_addr: std::net::SocketAddr::new(client.asked_ip, client.port),
         dst_hbone_addr: Some(client.authority.clone()),
-        src_workload: client.source.as_ref().map(|workload| workload.name.clone()),
+        src_workload: records::source_name(&client),
         dst_workload: endpoint.map(|endpoint| endpoint.workload.name.clone()),
         labels: records::traffic(&client, endpoint),
     });
@@ -85,7 +85,13 @@ async fn begin(
     core: &Core<Waypoint>,
     client: &Client,
 ) -> Result<(Endpoint, Io), Unreached> {
-    let facts = Facts { caller: &client.caller, port: client.port, http: None };
+    let facts = Facts {
+        caller: &client.caller,
+        destination: client.asked_ip,
+        port: client.port,
+        sni: None,
+        http: None,
+    };
     let verdict = core.policies.judge(&client.scopes, &facts);
     for policy in &verdict.reported {
         waypoint.telemetry.metrics().policy_match(policy.key.text(), "audit");
@@ -100,7 +106,7 @@ async fn begin(
     }
     let mut tried = Vec::new();
     loop {
-        let endpoint = waypoint.endpoint(client, Wanted::Parent, &tried).await?;
+        let endpoint = waypoint.endpoint(client, &tried).await?;
         let reached = waypoint.reach(&endpoint, &client.own, Some(client)).await;
         let report = |outcome| {
             if endpoint.alternatives {

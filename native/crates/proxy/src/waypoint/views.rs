@@ -39,6 +39,7 @@ impl ConfigView for WaypointView {
                 "mesh": mesh,
                 "served": self.waypoint.served.names(),
                 "routes": self.core.routes.names(),
+                "traffic_policies": self.core.traffic.names(),
             }),
             (Err(error), _) | (_, Err(error)) => json!({ "error": error.to_string() }),
         }

@@ -5,11 +5,13 @@ use super::records;
 use http::HeaderValue;
 use meltemi_http::authorization::{Caller, Scope};
 use meltemi_http::route::Parent;
-use meltemi_http::{Downstream, Exchange, Picked, UpstreamError, Wanted, World};
+use meltemi_http::{Candidates, Downstream, Exchange, Mirrored, UpstreamError, Wanted, World};
 use meltemi_state::{ConnectOutcome, Service, Workload};
+use meltemi_telemetry::WorkloadLabels;
 use meltemi_types::Identity;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
+use tokio::time::Instant;
 
 /// A connection to the waypoint: who makes it, and to what.
 #[derive(Debug)]
@@ -22,6 +24,8 @@ pub(crate) struct Client {
     pub(crate) baggage: Option<HeaderValue>,
     /// The caller's workload, where it is known here.
     pub(crate) source: Option<Arc<Workload>>,
+    /// Of records and metrics: the same for all that the connection carries.
+    pub(crate) source_labels: Option<Arc<WorkloadLabels>>,
     /// `:authority` of the CONNECT.
     pub(crate) authority: Arc<str>,
     pub(crate) asked_ip: IpAddr,
@@ -31,6 +35,8 @@ pub(crate) struct Client {
     pub(crate) workload: Option<Arc<Workload>>,
     pub(crate) parent: Parent,
     pub(crate) scopes: Box<[Scope]>,
+    /// The workload, as the one place that requests may go to.
+    pub(crate) itself: OnceLock<Arc<Candidates<Waypoint>>>,
     /// Endpoints are spoken to by HTTP/2.
     pub(crate) http2_backend: bool,
     /// The waypoint's own workload.
@@ -50,6 +56,9 @@ impl Downstream for Client {
     fn parent(&self) -> &Parent {
         &self.parent
     }
+    fn destination(&self) -> IpAddr {
+        self.asked_ip
+    }
     fn port(&self) -> u16 {
         self.port
     }
@@ -62,11 +71,12 @@ impl Downstream for Client {
 #[derive(Debug)]
 pub(crate) struct HttpEndpoint {
     pub(crate) endpoint: Endpoint,
-    own: Arc<Workload>,
+    /// The waypoint's own workload.
+    pub(crate) own: Arc<Workload>,
 }
 
 /// The workload's uid and its address: one that comes back under a recycled address meets no old connection.
-type Key = (Arc<str>, SocketAddr, bool);
+pub(crate) type Key = (Arc<str>, SocketAddr, bool);
 
 impl World for Waypoint {
     type Downstream = Client;
@@ -74,15 +84,17 @@ impl World for Waypoint {
     type Key = Key;
     type Io = Io;
 
-    async fn pick(&self, client: &Client, wanted: Wanted<'_>) -> Result<Picked<Self>, UpstreamError> {
-        let endpoint = self.endpoint(client, wanted, &[]).await?;
-        let http2 = match wanted {
-            Wanted::Parent => client.http2_backend,
-            Wanted::Service { service, port } => self.speaks_http2(service.as_str(), port, &endpoint),
-        };
-        let key = (endpoint.workload.uid.text().clone(), endpoint.address, http2);
-        let endpoint = Arc::new(HttpEndpoint { endpoint, own: client.own.clone() });
-        Ok(Picked { endpoint, key, http2 })
+    async fn candidates(
+        &self,
+        client: &Client,
+        wanted: Wanted<'_>,
+    ) -> Result<Arc<Candidates<Self>>, UpstreamError> {
+        Ok(self.candidates_for(client, wanted).await?)
+    }
+
+    async fn permit(&self, client: &Client, http: &HttpEndpoint) -> Result<(), UpstreamError> {
+        let deadline = Instant::now() + self.settings.connect_timeout;
+        Ok(self.judge(client, &http.endpoint, deadline).await?)
     }
 
     async fn connect(&self, http: &HttpEndpoint) -> Result<Io, UpstreamError> {
@@ -97,22 +109,11 @@ impl World for Waypoint {
         }
     }
 
+    fn mirrored(&self, outcome: Mirrored) {
+        self.telemetry.metrics().mirrored_request(outcome.as_str());
+    }
+
     fn finished(&self, exchange: &Exchange<Self>) {
         records::request(self, exchange);
-    }
-}
-
-impl Waypoint {
-    /// Of a backend: as it is served here, else as its own port says.
-    fn speaks_http2(&self, service: &str, port: u16, endpoint: &Endpoint) -> bool {
-        use super::served::Reading;
-        use meltemi_state::AppProtocol;
-        if let Some(Reading::Http { http2_backend, .. }) =
-            self.served.get(service).and_then(|served| served.reading(port))
-        {
-            return http2_backend;
-        }
-        let mapping = endpoint.service.as_ref().and_then(|service| service.port(port).copied());
-        mapping.is_some_and(|port| matches!(port.app_protocol, AppProtocol::Http2 | AppProtocol::Grpc))
     }
 }

@@ -343,3 +343,37 @@ async fn a_service_without_endpoints_does_not_keep_its_clients_waiting() {
     assert!(one.select_endpoint(request).await.is_err());
     assert_eq!(began.elapsed(), Duration::from_millis(500), "only while it is new");
 }
+
+#[test]
+fn all_endpoints_are_listed_by_how_near_they_are() {
+    let near = |name, last, node: &str, region: &str| wire::Workload {
+        node: node.into(),
+        locality: locality(region, "z", "s"),
+        ..endpoint(name, last)
+    };
+    let service = balanced(FAILOVER, &[1, 4]);
+    let endpoints = vec![
+        near("far", 1, "node-x", "elsewhere"),
+        near("same-region-b", 2, "node-x", "r"),
+        near("same-node", 3, NODE, "r"),
+        near("same-region-a", 4, "node-y", "r"),
+    ];
+    let mesh = mesh(service, endpoints);
+    let source = mesh.workload(&uid("client")).unwrap();
+    let request = SelectionRequest {
+        service: &service_key("web"),
+        service_port: 80,
+        source: &source,
+        client: CLIENT.parse().unwrap(),
+        tried: &[],
+    };
+    let listed = mesh.endpoints(request).unwrap().unwrap().list;
+    let listed: Vec<_> =
+        listed.iter().map(|(steps, endpoint)| (*steps, &*endpoint.workload.name, endpoint.port)).collect();
+    let want =
+        [(0, "same-node", 8080), (1, "same-region-a", 8080), (1, "same-region-b", 8080), (2, "far", 8080)];
+    assert_eq!(listed, want);
+    assert_eq!(&*select(&mesh).workload.name, "same-node", "as is chosen for connections");
+    let none = SelectionRequest { service_port: 99, ..request };
+    assert!(matches!(mesh.endpoints(none), Err(SelectError::NoSuchPort { .. })));
+}

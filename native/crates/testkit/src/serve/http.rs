@@ -127,6 +127,6 @@ fn plain(status: StatusCode, text: &'static str) -> Response<Full<Bytes>> {
     response
 }
 
-fn query_number(query: &str, key: &str) -> Option<u64> {
+pub(super) fn query_number(query: &str, key: &str) -> Option<u64> {
     query.split('&').find_map(|pair| pair.strip_prefix(key)?.strip_prefix('=')?.parse().ok())
 }

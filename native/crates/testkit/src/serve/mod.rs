@@ -1,6 +1,7 @@
 //! Servers that play the applications.
 
 mod http;
+mod misbehaving;
 pub(crate) mod tcp;
 
 use std::net::SocketAddr;
@@ -13,6 +14,9 @@ use tokio::net::TcpListener;
 pub(crate) enum Serve {
     /// HTTP/1.1: answers who asked; /echo?size=N, /slow?ms=N, /status?code=N.
     Http(http::Options),
+    /// HTTP/1.1 broken as the path says: /reset, /reset-in-header, /half, /half-chunk, /garbage, /silent?ms=N,
+    /// /drip?bytes=N&ms=N, /huge-headers?bytes=N, /many-headers?count=N, /burst?bad=N&good=N.
+    Misbehaving(misbehaving::Options),
     /// TCP: echo, or sink, source, greeting, half-close.
     Tcp(tcp::Options),
 }
@@ -22,6 +26,7 @@ pub(crate) async fn run(command: Serve) -> anyhow::Result<()> {
     tokio::select! {
         ended = async { match command {
             Serve::Http(options) => http::serve(options).await,
+            Serve::Misbehaving(options) => misbehaving::serve(options).await,
             Serve::Tcp(options) => tcp::serve(options).await,
         } } => ended,
         () = termination.wait() => Ok(()),
