@@ -50,6 +50,7 @@ const toTest = [
     why: "compiles the BPF programs for the comparison with the committed objects",
   },
   { command: "containerd", debian: "containerd", why: "starts and stops pods through the CNI plugin" },
+  { command: "h2load", debian: "nghttp2-client", why: "puts load on waypoints (HTTP/1.1, HTTP/2, gRPC)" },
   { command: "runc", debian: "runc", why: "runs containerd's pods" },
   { command: "/usr/lib/cni/bridge", debian: "containernetworking-plugins", why: "is chained before ours" },
 ];

@@ -102,7 +102,7 @@ export class Waypoints {
       ...["--namespace", namespace, "--name", name, "--run-dir", runDir],
       ...["--xds", server, "--ca", server, "--xds-root", root, "--ca-root", root, "--auth-token", token],
       ...["--trust-domain", controlPlane.trustDomain, "--cluster-id", controlPlane.clusterId],
-      ...["--network", controlPlane.network],
+      ...["--network", controlPlane.network, "--metrics-address", "0.0.0.0:15020"],
       ...["--log-level", controlPlane.logLevel === "trace" ? "debug" : controlPlane.logLevel],
       ...["--log-format", "json"],
     ];
