@@ -335,29 +335,12 @@ static __always_inline int is_awaited(struct __sk_buff *skb, const struct settin
 	return awaited;
 }
 
-/* A connection that may reach the application without the proxy. */
-static __always_inline int exempt_in(struct __sk_buff *skb, const struct settings *pod,
-				     const struct packet *packet, enum reason *reason)
+/* The first segment of a connection that may reach the application without the proxy. */
+static __always_inline int opens_exempt(const struct settings *pod, const struct packet *packet)
 {
 	struct flow_key key = {};
-	struct flow *flow;
 
 	flow_key(pod, packet, DIRECTION_IN, &key);
-	if (from_host(skb)) {
-		if (opens(packet))
-			remember(&key, FLOW_HOST);
-		*reason = REASON_HOST;
-		return 1;
-	}
-	*reason = REASON_EXCLUDED;
-	if (!opens(packet)) {
-		flow = bpf_map_lookup_elem(&flows, &key);
-		if (!flow)
-			return 0;
-		*reason = reason_of(flow);
-		/* What the host opened, the host goes on with: nobody else speaks for its socket. */
-		return flow->why != FLOW_HOST;
-	}
 	if (excluded_inbound(pod, packet->destination_port)) {
 		remember(&key, FLOW_EXCLUDED);
 		return 1;
@@ -366,6 +349,32 @@ static __always_inline int exempt_in(struct __sk_buff *skb, const struct setting
 	if (bpf_map_lookup_elem(&flows, &key))
 		bpf_map_delete_elem(&flows, &key);
 	return 0;
+}
+
+/* The rest of it. What the host opened, the host goes on with: nobody else speaks for its socket. */
+static __always_inline int continues_exempt(const struct settings *pod,
+					    const struct packet *packet, enum reason *reason)
+{
+	struct flow_key key = {};
+	struct flow *flow;
+
+	flow_key(pod, packet, DIRECTION_IN, &key);
+	flow = bpf_map_lookup_elem(&flows, &key);
+	if (!flow)
+		return 0;
+	*reason = reason_of(flow);
+	return flow->why != FLOW_HOST;
+}
+
+static __always_inline int judge_host(const struct settings *pod, const struct packet *packet)
+{
+	struct flow_key key = {};
+
+	if (opens(packet)) {
+		flow_key(pod, packet, DIRECTION_IN, &key);
+		remember(&key, FLOW_HOST);
+	}
+	return pass(pod, DIRECTION_IN, REASON_HOST);
 }
 
 static __always_inline int judge_tcp_in(struct __sk_buff *skb, const struct settings *pod,
@@ -384,13 +393,18 @@ static __always_inline int judge_tcp_in(struct __sk_buff *skb, const struct sett
 		return drop(pod, DIRECTION_IN, REASON_PROXY_PORT);
 	if (pod->flags & FLAG_DRAINING)
 		return TCX_NEXT;
-	if (exempt_in(skb, pod, packet, &reason))
-		return pass(pod, DIRECTION_IN, reason);
+	if (from_host(skb))
+		return judge_host(pod, packet);
+	if (opens(packet) && opens_exempt(pod, packet))
+		return pass(pod, DIRECTION_IN, REASON_EXCLUDED);
 	/* Who answers a SYN is judged by the answer, on its way out. */
 	if (!packet->payload_bytes)
 		return TCX_NEXT;
+	/* The usual case first: it needs no look at the exempt connections. */
 	if (is_awaited(skb, pod, packet))
 		return TCX_NEXT;
+	if (!opens(packet) && continues_exempt(pod, packet, &reason))
+		return pass(pod, DIRECTION_IN, reason);
 	return drop(pod, DIRECTION_IN, REASON_PLAINTEXT_IN);
 }
 

@@ -258,11 +258,82 @@ static __always_inline enum parsed parse_tcp(struct __sk_buff *skb, struct packe
 	return PARSED_IP;
 }
 
+/*
+ * The usual frames, read in place: IP without options or extensions, TCP, whole.
+ * Returns 0, with nothing to be relied on in `packet`, for any other: those are
+ * read step by step, and judged by what is found there.
+ */
+static __always_inline int parse_usual(struct __sk_buff *skb, struct packet *packet)
+{
+	void *end = (void *)(long)skb->data_end;
+	void *data = (void *)(long)skb->data;
+	struct {
+		__u16 source_port;
+		__u16 destination_port;
+		__u32 numbers[2];
+		__u8 header_words;	/* in the upper half */
+		__u8 flags;
+		__u8 rest[6];
+	} *tcp;
+	struct ethhdr *link = data;
+	struct ipv6hdr *ip6;
+	struct iphdr *ip;
+	__u16 ether_type;
+	__u32 header, length;
+
+	if (link_header_bytes && (void *)(link + 1) > end)
+		return 0;
+	ether_type = link_header_bytes ? link->h_proto : (__u16)skb->protocol;
+	if (ether_type == bpf_htons(ETH_P_IP)) {
+		ip = data + link_header_bytes;
+		tcp = (void *)(ip + 1);
+		if ((void *)(tcp + 1) > end)
+			return 0;
+		length = bpf_ntohs(ip->tot_len) - sizeof(*ip);
+		if (ip->version != 4 || ip->ihl != 5 || ip->protocol != IPPROTO_TCP ||
+		    (ip->frag_off & bpf_htons(0x3fff)))
+			return 0;
+		set_ipv4(&packet->source, ip->saddr);
+		set_ipv4(&packet->destination, ip->daddr);
+		packet->offset = link_header_bytes + sizeof(*ip);
+	} else if (ether_type == bpf_htons(ETH_P_IPV6)) {
+		ip6 = data + link_header_bytes;
+		tcp = (void *)(ip6 + 1);
+		if ((void *)(tcp + 1) > end)
+			return 0;
+		length = bpf_ntohs(ip6->payload_len);
+		if (ip6->version != 6 || ip6->nexthdr != IPPROTO_TCP || is_mapped(&ip6->saddr) ||
+		    is_mapped(&ip6->daddr))
+			return 0;
+		set_ipv6(&packet->source, &ip6->saddr);
+		set_ipv6(&packet->destination, &ip6->daddr);
+		packet->offset = link_header_bytes + sizeof(*ip6);
+	} else {
+		return 0;
+	}
+	header = (tcp->header_words >> 4) * 4;
+	/* Also where the length is 0, which means another, or less than the header before it. */
+	if (header < 20 || length < header || length > skb->len - packet->offset)
+		return 0;
+	packet->ether_type = ether_type;
+	packet->protocol = IPPROTO_TCP;
+	packet->fragment = 0;
+	packet->end = packet->offset + length;
+	packet->source_port = tcp->source_port;
+	packet->destination_port = tcp->destination_port;
+	packet->tcp_flags = tcp->flags;
+	packet->payload_bytes = length - header;
+	return 1;
+}
+
 /* Fills `packet` from the frame. Only where PARSED_IP is returned it may be looked at. */
 static __always_inline enum parsed parse(struct __sk_buff *skb, struct packet *packet)
 {
-	enum parsed parsed = parse_link(skb, packet);
+	enum parsed parsed;
 
+	if (parse_usual(skb, packet))
+		return PARSED_IP;
+	parsed = parse_link(skb, packet);
 	if (parsed != PARSED_IP)
 		return parsed;
 	if (packet->ether_type == bpf_htons(ETH_P_IP))

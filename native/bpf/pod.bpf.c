@@ -58,19 +58,6 @@ int pod_ingress(struct __sk_buff *skb)
 	return TCX_NEXT;
 }
 
-/*
- * On lo. The proxy's own connection to the application carries the proxy's
- * mark; the application's accepted socket would take it over and answer by the
- * proxy's way out, in the clear.
- */
-SEC("classifier")
-int pod_loopback(struct __sk_buff *skb)
-{
-	if ((skb->mark & MARK_MASK) == MARK_PROXY)
-		skb->mark &= ~MARK_MASK;
-	return TCX_NEXT;
-}
-
 static __always_inline void read_flow(struct bpf_sk_lookup *lookup, struct flow_key *key)
 {
 	key->netns_cookie = pod_cookie;

@@ -63,6 +63,47 @@ export interface Netns {
 }
 
 /** `address` in text form without a zone, `prefix` in bits. */
+/** A policy rule of a network namespace, as far as capture has such. */
+export interface PolicyRule {
+  readonly priority: number;
+  /** An address, or a CIDR. */
+  readonly to?: string | undefined;
+  /** VALUE/MASK, in hexadecimal. */
+  readonly mark?: string | undefined;
+  /** Packets that this host makes itself. */
+  readonly local?: boolean | undefined;
+  readonly tcp?: boolean | undefined;
+  /** With `tcp`. */
+  readonly port?: number | undefined;
+  /** Written for a rule that stands for the kernel's own. */
+  readonly kernel?: boolean | undefined;
+  /** A table to look in, by number or the kernel's name of it, or a later rule to go on at. */
+  readonly table?: string | undefined;
+  readonly goto?: number | undefined;
+}
+
+/** `local DESTINATION dev lo table TABLE src SOURCE`. */
+export interface LocalRoute {
+  /** `default`, an address, or a CIDR. */
+  readonly destination: string;
+  readonly table: string;
+  readonly source?: string | undefined;
+}
+
+/** A route to an address or a network, or a local one. */
+export interface NetnsRoute extends LocalRoute {
+  readonly local: boolean;
+  /** Empty where it has several. */
+  readonly device: string;
+}
+
+export interface RoutingChange {
+  readonly addRoutes: readonly LocalRoute[];
+  readonly addRules: readonly PolicyRule[];
+  readonly removeRules: readonly PolicyRule[];
+  readonly removeRoutes: readonly LocalRoute[];
+}
+
 export interface NetnsAddress {
   readonly interface: string;
   readonly address: string;
@@ -219,6 +260,17 @@ export interface NativeAddon {
   currentNetnsInode(): number;
   /** IPv4 and IPv6 addresses of all interfaces inside the namespace. */
   netnsAddresses(fd: number): Promise<readonly NetnsAddress[]>;
+  /** The namespace's policy rules and routes of one family; nothing where the kernel does not have the family. */
+  readNetnsRouting(
+    fd: number,
+    ipv6: boolean,
+  ): Promise<{ readonly rules: readonly PolicyRule[]; readonly routes: readonly NetnsRoute[] }>;
+  /**
+   * Changes them in the order in which nothing is ever looked up in the wrong place: routes before the rules that point
+   * at them, rules added before others are taken away, routes removed last. A route added takes the place of one to the
+   * same destination. What is to be removed may be gone.
+   */
+  changeNetnsRouting(fd: number, ipv6: boolean, change: RoutingChange): Promise<void>;
   /**
    * Runs a program inside the namespace (setns in the child between fork and exec), with `stdin` as its input, and
    * collects its output (at most 1 MiB of each kind). When it ends, or after `timeoutMs`, whatever it has started in

@@ -88,6 +88,7 @@ export async function assembleCaptures(
     host: { fd, inode },
     tools: new Tools((...call) => native.runInNetns(...call)),
     sysctls: native,
+    routing: native,
     addresses: (pod) => native.netnsAddresses(pod),
     tcpTable: (pod) => native.netnsTcpTable(pod),
     watch: netlinkWatch(native, log),

@@ -17,7 +17,7 @@ import type { Guard, ModeName, Netns, Redirection } from "./mode.js";
 import { NftablesRedirection } from "./nftables/redirection.js";
 import { readSysctls, writeSysctls, type Originals, type Sysctls } from "./originals.js";
 import { LayeredCapture, type Capture, type CaptureRecord, type ReadTcpTable } from "./pod-capture.js";
-import { PolicyRouting } from "./policy-routing.js";
+import { PolicyRouting, type RoutingAccess } from "./policy-routing.js";
 import type { Choice, GuardKind } from "./support.js";
 import type { Tools } from "./tool.js";
 import type { OpenWatch } from "./watch.js";
@@ -32,6 +32,7 @@ export interface CapturesParts {
   readonly host: Netns;
   readonly tools: Tools;
   readonly sysctls: Sysctls;
+  readonly routing: RoutingAccess;
   readonly addresses: ReadAddresses;
   readonly tcpTable: ReadTcpTable;
   readonly watch: OpenWatch;
@@ -53,7 +54,7 @@ export class Captures {
   constructor(private readonly parts: CapturesParts) {
     const { tools, sysctls, programs, addresses, tcpTable } = parts;
     this.choice = parts.choice;
-    const routing = new PolicyRouting(tools);
+    const routing = new PolicyRouting(parts.routing);
     const answers = new AnswerRouting(routing, onLoopback(sysctls));
     this.hostProbes = new HostProbes({
       ...parts,

@@ -57,6 +57,83 @@ describe("openNetns", () => {
 });
 
 describe("inside a namespace", () => {
+  it("reads and changes policy rules and local routes, as ip does", async () => {
+    const { plain, added, listed, removed, words, down } = await inSandbox(`
+      sh("ip -n pod link set lo up; ip -n pod route add 10.8.0.0/16 dev eth0 src 10.9.0.7; ip -n pod route add default via 10.9.0.1");
+      const rules = [
+        { priority: 50, to: "10.9.0.7", local: true, table: "101" },
+        { priority: 80, to: "10.4.0.0/16", goto: 32766 },
+        { priority: 80, tcp: true, port: 25, goto: 32766 },
+        { priority: 80, mark: "0x53a/0xfff", goto: 32766 },
+        { priority: 101, tcp: true, table: "100" },
+      ];
+      const routes = [{ destination: "default", table: "100", source: "10.9.0.7" }, { destination: "10.9.0.7", table: "101" }];
+      const routes6 = [{ destination: "default", table: "100" }];
+      const nothing = { addRoutes: [], addRules: [], removeRules: [], removeRoutes: [] };
+      const plain = await native.readNetnsRouting(ns.fd, false);
+      await native.changeNetnsRouting(ns.fd, false, { ...nothing, addRoutes: routes, addRules: rules });
+      await native.changeNetnsRouting(ns.fd, false, { ...nothing, addRoutes: [{ destination: "10.9.0.7", table: "101", source: "10.9.0.7" }] });
+      await native.changeNetnsRouting(ns.fd, true, { ...nothing, addRoutes: routes6, addRules: [{ priority: 50, to: "fd00:9::7", local: true, table: "101" }, { priority: 60, to: "fd00:4::/32", goto: 32766 }] });
+      const added = [await native.readNetnsRouting(ns.fd, false), await native.readNetnsRouting(ns.fd, true)];
+      const listed = sh("for f in -4 -6; do ip -n pod $f rule show pref 50; ip -n pod $f rule show pref 60; done; ip -n pod rule show pref 80; ip -n pod rule show pref 101; ip -n pod route show table 100; ip -n pod route show table 101; ip -n pod -6 route show table 100");
+      const words = await native.changeNetnsRouting(ns.fd, false, { ...nothing, addRules: [rules[0]] }).catch(String);
+      const gone = { ...nothing, removeRules: rules, removeRoutes: routes };
+      await native.changeNetnsRouting(ns.fd, false, gone);
+      await native.changeNetnsRouting(ns.fd, false, gone);
+      const removed = await native.readNetnsRouting(ns.fd, false);
+      sh("ip -n pod link set lo down");
+      const down = await native.changeNetnsRouting(ns.fd, true, { ...nothing, addRoutes: routes6 }).catch(String);
+      done({ plain, added, listed, removed, words, down });`);
+    const kernel = [
+      { priority: 0, table: "local" },
+      { priority: 32766, table: "main" },
+      { priority: 32767, table: "default" },
+    ];
+    expect(plain).toMatchObject({ rules: kernel });
+    expect(plain).toHaveProperty(
+      "routes",
+      expect.arrayContaining([
+        { local: false, destination: "default", table: "main", device: "eth0" },
+        { local: false, destination: "10.8.0.0/16", table: "main", device: "eth0", source: "10.9.0.7" },
+        { local: true, destination: "10.9.0.7", table: "local", device: "eth0", source: "10.9.0.7" },
+      ]),
+    );
+    const [v4, v6] = added as { rules: unknown[]; routes: unknown[] }[];
+    expect(v4?.rules).toEqual([
+      kernel[0],
+      { priority: 50, to: "10.9.0.7", local: true, table: "101" },
+      { priority: 80, to: "10.4.0.0/16", goto: 32766 },
+      { priority: 80, tcp: true, port: 25, goto: 32766 },
+      { priority: 80, mark: "0x53a/0xfff", goto: 32766 },
+      { priority: 101, tcp: true, table: "100" },
+      ...kernel.slice(1),
+    ]);
+    expect(v4?.routes).toContainEqual({
+      local: true,
+      destination: "10.9.0.7",
+      table: "101",
+      device: "lo",
+      source: "10.9.0.7",
+    });
+    expect(v6?.rules).toContainEqual({ priority: 60, to: "fd00:4::/32", goto: 32766 });
+    expect(v6?.routes).toContainEqual({ local: true, destination: "default", table: "100", device: "lo" });
+    expect((listed as string).split("\n").map((line) => line.replace(/\s+/g, " ").trim())).toEqual([
+      "50: from all to 10.9.0.7 iif lo lookup 101",
+      "50: from all to fd00:9::7 iif lo lookup 101",
+      "60: from all to fd00:4::/32 goto 32766",
+      "80: from all to 10.4.0.0/16 goto 32766",
+      "80: from all ipproto tcp dport 25 goto 32766",
+      "80: from all fwmark 0x53a/0xfff goto 32766",
+      "101: from all ipproto tcp lookup 100",
+      "local default dev lo scope host src 10.9.0.7",
+      "local 10.9.0.7 dev lo scope host src 10.9.0.7",
+      "local default dev lo metric 1024 pref medium",
+    ]);
+    expect(words).toMatch(/EEXIST/);
+    expect(removed).toEqual(plain);
+    expect(down).toMatch(/ENETDOWN/);
+  });
+
   it("lists that namespace's addresses, and the process stays where it was", async () => {
     const seen = await inSandbox(`
       const before = native.currentNetnsInode();

@@ -7,6 +7,8 @@
 mod abi;
 #[cfg(feature = "programs")]
 mod bpffs;
+#[cfg(feature = "programs")]
+mod clsact;
 mod error;
 #[cfg(all(test, feature = "programs"))]
 mod frames;
@@ -17,7 +19,7 @@ mod interfaces;
 #[cfg(feature = "programs")]
 mod layout;
 #[cfg(feature = "programs")]
-mod netlink;
+pub mod netlink;
 #[cfg(feature = "programs")]
 mod node;
 mod pins;

@@ -1,4 +1,4 @@
-//! The little of rtnetlink that is needed: links, and namespaces' numbers.
+//! rtnetlink: conversations with it, and what of links and namespaces' numbers is needed here.
 
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, socket};
 use std::io;
@@ -7,8 +7,10 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
 const NLM_F_REQUEST: u16 = 1;
-const NLM_F_ACK: u16 = 4;
-const NLM_F_DUMP: u16 = 0x300;
+/// Of `converse`: the kernel is to answer also where there is nothing but success to tell.
+pub const ACK: u16 = 4;
+/// Of `converse`: all objects of a kind.
+pub const DUMP: u16 = 0x300;
 const RTM_GETLINK: u16 = 18;
 const RTM_NEWNSID: u16 = 88;
 const RTM_GETNSID: u16 = 90;
@@ -46,7 +48,7 @@ pub(crate) struct Link {
 
 /// All interfaces of the calling thread's namespace.
 pub(crate) fn links() -> io::Result<Vec<Link>> {
-    let messages = converse(RTM_GETLINK, NLM_F_DUMP, &link_request(0))?;
+    let messages = converse(RTM_GETLINK, DUMP, &link_request(0))?;
     Ok(messages.iter().filter_map(|message| parse_link(message)).collect())
 }
 
@@ -66,7 +68,7 @@ pub(crate) fn netns_id(namespace: BorrowedFd<'_>) -> io::Result<i32> {
     }
     let mut body = namespace_request(namespace);
     attribute(&mut body, NETNSA_NSID, &(-1_i32).to_ne_bytes());
-    match converse(RTM_NEWNSID, NLM_F_ACK, &body) {
+    match converse(RTM_NEWNSID, ACK, &body) {
         Ok(_) => {}
         // Somebody else was faster.
         Err(error) if error.raw_os_error() == Some(libc::EEXIST) => {}
@@ -97,14 +99,16 @@ fn namespace_request(namespace: BorrowedFd<'_>) -> Vec<u8> {
     body
 }
 
-fn attribute(body: &mut Vec<u8>, kind: u16, value: &[u8]) {
+/// Appends an attribute, padded.
+pub fn attribute(body: &mut Vec<u8>, kind: u16, value: &[u8]) {
     body.extend(((value.len() + 4) as u16).to_ne_bytes());
     body.extend(kind.to_ne_bytes());
     body.extend(value);
     body.resize(body.len().next_multiple_of(4), 0);
 }
 
-fn attributes(mut rest: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+/// The attributes of a message: kinds and values.
+pub fn attributes(mut rest: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     std::iter::from_fn(move || {
         let length = usize::from(u16::from_ne_bytes(rest.get(..2)?.try_into().ok()?));
         let kind = u16::from_ne_bytes(rest.get(2..4)?.try_into().ok()?) & ATTRIBUTE_TYPE;
@@ -141,8 +145,8 @@ fn parse_link(message: &[u8]) -> Option<Link> {
     Some(link)
 }
 
-/// Asks the kernel and collects the bodies of its answers.
-fn converse(kind: u16, flags: u16, body: &[u8]) -> io::Result<Vec<Vec<u8>>> {
+/// Asks the kernel, in the calling thread's network namespace, and collects the bodies of its answers.
+pub fn converse(kind: u16, flags: u16, body: &[u8]) -> io::Result<Vec<Vec<u8>>> {
     let connection =
         socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::NetlinkRoute)?;
     let mut request = Vec::with_capacity(HEADER_BYTES + body.len());
@@ -157,7 +161,7 @@ fn converse(kind: u16, flags: u16, body: &[u8]) -> io::Result<Vec<Vec<u8>>> {
     loop {
         let length = recv(connection.as_raw_fd(), &mut buffer, MsgFlags::MSG_TRUNC)?;
         let read = buffer.get(..length).ok_or_else(|| io::Error::other("an answer was too long"))?;
-        if collect(read, flags & NLM_F_DUMP != 0, &mut found)? {
+        if collect(read, flags & DUMP == DUMP, &mut found)? {
             return Ok(found);
         }
     }

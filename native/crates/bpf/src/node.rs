@@ -1,7 +1,9 @@
 //! What the agent holds of a node's BPF: the shared programs and maps, and each pod's links.
 
+mod glance;
 mod report;
 mod settings;
+mod settling;
 
 use crate::bpffs;
 use crate::error::{BpfError, failed};
@@ -15,7 +17,7 @@ use crate::template::{self, KernelTypes, Programs, Template};
 use crate::walk::Walk;
 use crate::wanted::{self, Spot, Wanted};
 use nix::sys::stat::fstat;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -49,12 +51,16 @@ pub struct Node {
     settings: Map<Place, Settings>,
     /// Of each namespace's settings.
     places: Mutex<HashMap<u64, Vec<Place>>>,
+    /// By namespace, for the short look (glance.rs).
+    seen: Mutex<HashMap<u64, glance::Seen>>,
     guard_template: Template,
     pod_template: Template,
     guard: Programs,
     walk: Walk,
     tags: HashMap<String, Tag>,
     possible_cpus: usize,
+    /// Pods whose links are still to be made (settling.rs).
+    settling: Mutex<settling::Settling>,
 }
 
 /// In a pod's directory once its guard is complete: from then on no connection is exempt for its age.
@@ -103,26 +109,31 @@ impl Node {
             maps,
             settings,
             places,
+            seen: Mutex::default(),
             guard_template,
             pod_template,
             guard,
             walk,
             tags,
             possible_cpus,
+            settling: Mutex::default(),
         })
     }
 
-    /// Puts the guard in force. At a pod's first time, connections that are there are exempt from it. Again
-    /// for one that has it: repairs what is broken, takes new interfaces and settings, ends draining.
+    /// Puts the guard in force. At a pod's first time, connections that are there are exempt from it, and its links
+    /// are left to [`Node::settle_in_background`]. Again for one that has it: repairs what is broken, takes new
+    /// interfaces and settings, ends draining.
     pub fn attach_guard(
         &self,
         namespace: BorrowedFd<'_>,
         inode: u64,
         settings: &PodSettings,
     ) -> Result<PodPrograms, BpfError> {
+        let _call = self.begin_call();
         let survey = self.survey(namespace, inode)?;
         let compiled = settings.compile()?;
         let directory = pod_directory(&self.directory, inode);
+        self.seen().remove(&inode);
         // A number that another namespace had before.
         if self.cookie_of(inode)?.is_some_and(|known| known != survey.cookie) {
             self.detach(inode)?;
@@ -151,9 +162,18 @@ impl Node {
         if first {
             self.walk.exempt_present(namespace)?;
         }
-        let links = wanted::guard(survey);
-        for link in &links {
-            self.ensure(link, namespace, inode, survey)?;
+        let stood_in_for = if first {
+            self.stand_in(namespace, inode, survey)?
+        } else {
+            self.stop_settling(inode);
+            HashSet::new()
+        };
+        let mut made = false;
+        for link in wanted::guard(survey).iter().filter(|link| !stood_in_for.contains(&link.pin)) {
+            made |= self.ensure(link, namespace, inode, survey)?;
+        }
+        if made && !first {
+            self.stand_back(namespace, survey)?;
         }
         self.forget_interfaces(&directory, survey)?;
         if first {
@@ -166,11 +186,13 @@ impl Node {
     /// Has the pod's new connections brought to the listeners that the data plane leaves in the pod's map.
     /// Needs the guard: it knows the pod's settings.
     pub fn attach_redirect(&self, namespace: BorrowedFd<'_>, inode: u64) -> Result<PodPrograms, BpfError> {
+        let _call = self.begin_call();
         let survey = self.survey(namespace, inode)?;
         if self.cookie_of(inode)? != Some(survey.cookie) {
             return Err(BpfError::Unknown { inode });
         }
         let directory = pod_directory(&self.directory, inode);
+        self.seen().remove(&inode);
         self.pod_template.pinned_map("listeners", &directory.join(LISTENERS))?;
         bpffs::make_directories(&directory.join(REDIRECTED))?;
         for link in &wanted::redirect() {
@@ -181,6 +203,8 @@ impl Node {
 
     /// Takes the redirection away and leaves the guard.
     pub fn detach_redirect(&self, inode: u64) -> Result<(), BpfError> {
+        let _call = self.begin_call();
+        self.seen().remove(&inode);
         let directory = pod_directory(&self.directory, inode);
         for name in bpffs::names(&directory)? {
             if wanted::is_redirect_link(&name) {
@@ -193,8 +217,10 @@ impl Node {
 
     /// Removes everything of a pod, also when its namespace is gone. The guard goes last.
     pub fn detach(&self, inode: u64) -> Result<(), BpfError> {
+        let _call = self.begin_call();
         let directory = pod_directory(&self.directory, inode);
         self.detach_redirect(inode)?;
+        self.stand_back_entirely(inode)?;
         for name in bpffs::names(&directory)? {
             if name != ENROLLED {
                 wanted::remove(&directory.join(name))?;
@@ -272,23 +298,27 @@ impl Node {
         })
     }
 
+    /// Has the link as it is to be; `true` where it was not.
     fn ensure(
         &self,
         link: &Wanted,
         namespace: BorrowedFd<'_>,
         inode: u64,
         survey: &Survey,
-    ) -> Result<(), BpfError> {
+    ) -> Result<bool, BpfError> {
         let directory = pod_directory(&self.directory, inode);
-        let Err(fault) = link.inspect(&directory, namespace, inode, self.tag(link)?)? else { return Ok(()) };
+        let Err(fault) = link.inspect(&directory, namespace, inode, self.tag(link)?)? else {
+            return Ok(false);
+        };
         if let Spot::Host(_) = link.spot {
             let shared = link.establish(fault, &directory, namespace, self.guard.get(link.program)?);
             if !shared.as_ref().is_err_and(|error| error.code() == Some(libc::EEXIST)) {
-                return shared;
+                return shared.map(|()| true);
             }
         }
         let own = self.load_own(link, &directory, survey)?;
-        link.establish(fault, &directory, namespace, own.get(link.program)?)
+        link.establish(fault, &directory, namespace, own.get(link.program)?)?;
+        Ok(true)
     }
 
     /// Loads a pod's own instance of a program.

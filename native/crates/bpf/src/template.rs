@@ -43,9 +43,7 @@ pub(crate) fn sockets() -> Source {
 /// What a program is, by its name in the object.
 fn role(program: &str) -> Option<(Kind, Attach)> {
     Some(match program {
-        "guard_from_pod" | "guard_to_pod" | "pod_ingress" | "pod_loopback" => {
-            (Kind::SchedClassifier, Attach::TcxIngress)
-        }
+        "guard_from_pod" | "guard_to_pod" | "pod_ingress" => (Kind::SchedClassifier, Attach::TcxIngress),
         "redirect" => (Kind::SkLookup, Attach::SkLookup),
         "exempt_present" | "exempt_late" | "mark_carried" => (Kind::Tracing, Attach::Iter),
         _ => return None,

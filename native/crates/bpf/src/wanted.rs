@@ -3,7 +3,7 @@
 use crate::bpffs;
 use crate::error::{BpfError, failed};
 use crate::inside::inside;
-use crate::interfaces::{Interface, LOOPBACK, Survey};
+use crate::interfaces::{Interface, Survey};
 use crate::sys::{self, Attach, LinkInfo, Order, Tag};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -37,7 +37,7 @@ pub(crate) fn guard(survey: &Survey) -> Vec<Wanted> {
     survey.interfaces.iter().flat_map(guard_of).collect()
 }
 
-fn guard_of(interface: &Interface) -> [Wanted; 3] {
+pub(crate) fn guard_of(interface: &Interface) -> [Wanted; 3] {
     let (spot, from_pod, to_pod) = match &interface.host {
         Some(end) => (Spot::Host(end.ifindex), Attach::TcxIngress, Attach::TcxEgress),
         None => (Spot::Pod(interface.ifindex), Attach::TcxEgress, Attach::TcxIngress),
@@ -62,29 +62,20 @@ fn guard_of(interface: &Interface) -> [Wanted; 3] {
     ]
 }
 
-/// Whether a pin is one of the redirection's links.
+/// Whether a pin is one of the redirection's links. Agents before this one had one at lo, too.
 pub(crate) fn is_redirect_link(pin: &str) -> bool {
     matches!(pin, "loopback" | "redirect")
 }
 
 /// The redirection's links.
-pub(crate) fn redirect() -> Vec<Wanted> {
-    let loopback = Wanted {
-        pin: "loopback".to_owned(),
-        program: "pod_loopback",
-        spot: Spot::Pod(LOOPBACK),
-        attach: Attach::TcxIngress,
-        ethernet: true,
-    };
-    let redirect = Wanted {
+pub(crate) fn redirect() -> [Wanted; 1] {
+    [Wanted {
         pin: "redirect".to_owned(),
         program: "redirect",
         spot: Spot::Namespace,
         attach: Attach::SkLookup,
         ethernet: true,
-    };
-    // In this order: with the second, connections are redirected.
-    vec![loopback, redirect]
+    }]
 }
 
 /// Detaches the link at `path` and removes its pin; either may be gone.
@@ -125,9 +116,14 @@ impl Wanted {
         }
     }
 
+    /// Whether it is one of the guard's programs.
+    pub(crate) fn is_guard(&self) -> bool {
+        matches!(self.program, "guard_from_pod" | "guard_to_pod")
+    }
+
     fn order(&self) -> Order {
         // The guard has the first word; what looks at its flows comes after it.
-        if matches!(self.program, "guard_from_pod" | "guard_to_pod") { Order::First } else { Order::Last }
+        if self.is_guard() { Order::First } else { Order::Last }
     }
 
     /// Looks at the link as it is; `Err` where it is not as wanted.

@@ -103,7 +103,7 @@ fn what_is_detached_by_force_is_noticed_and_repaired() {
         shell(&format!("bpftool link detach pinned {}", pin("redirect")));
         assert_eq!(faults(&node), ["redirect not attached"]);
         node.attach_redirect(a.namespace.as_fd(), a.inode).unwrap();
-        shell(&format!("rm {}", pin("loopback")));
+        shell(&format!("rm {}", pin("redirect")));
         assert_eq!(faults(&node), ["redirect link gone"]);
         node.attach_redirect(a.namespace.as_fd(), a.inode).unwrap();
         assert_eq!(faults(&node), Vec::<&str>::new());

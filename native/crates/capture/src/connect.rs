@@ -1,6 +1,6 @@
 //! Connections that leave from inside a pod.
 use crate::listen::stream;
-use crate::options::{named, set_common, set_transparent};
+use crate::options::{named, set_common, set_mark, set_transparent};
 use crate::{CaptureError, Keepalive, PodNetns};
 use socket2::{Domain, Protocol, SockAddr, Socket};
 use std::io;
@@ -12,7 +12,9 @@ use tokio::net::{TcpSocket, TcpStream};
 /// Whom the connection goes to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum UpstreamKind {
-    /// An application. It may stop reading for as long as it likes.
+    /// The pod's own application. Like any application, it may stop reading for as long as it likes.
+    Own,
+    /// An application elsewhere.
     Application,
     /// Another proxy, which always reads: unacknowledged data means that the path or peer is gone.
     Tunnel,
@@ -73,6 +75,11 @@ impl Upstream {
         let domain = Domain::for_address(self.destination);
         let socket = netns.run(|| Socket::new(domain, stream(), Some(Protocol::TCP)))??;
         set_common(&socket, self.keepalive)?;
+        // Redirection by BPF needs no mark on the way to the pod's own addresses, and the application's accepted
+        // socket would take it over (tcp_fwmark_accept): its answers would leave the pod, to be dropped there.
+        if self.kind != UpstreamKind::Own || !netns.is_redirected_by_bpf() {
+            set_mark(&socket)?;
+        }
         netns.register(&socket)?;
         if self.kind == UpstreamKind::Tunnel {
             socket.set_tcp_user_timeout(Some(TUNNEL_USER_TIMEOUT)).map_err(named("TCP_USER_TIMEOUT"))?;

@@ -1,5 +1,5 @@
 //! Listeners inside a pod.
-use crate::options::{set_common, set_transparent};
+use crate::options::{set_common, set_mark, set_transparent};
 use crate::{CaptureError, Keepalive, PORT_HBONE, PORT_INBOUND_PLAINTEXT, PORT_OUTBOUND, PodNetns};
 use meltemi_bpf::ListenerRole;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
@@ -22,6 +22,7 @@ impl Listener {
     pub fn open(netns: &PodNetns, address: SocketAddr, keepalive: Keepalive) -> Result<Self, CaptureError> {
         let socket =
             netns.run(|| Socket::new(Domain::for_address(address), stream(), Some(Protocol::TCP)))??;
+        set_mark(&socket)?;
         set_common(&socket, keepalive)?;
         set_transparent(&socket, address.ip())?;
         let failed = |source| CaptureError::Listen { address, source };

@@ -63,6 +63,7 @@ struct Pod {
     fd: OwnedFd,
     id: NetnsId,
     sockets: Option<Sockets>,
+    redirected_by_bpf: bool,
 }
 
 impl PodNetns {
@@ -79,7 +80,9 @@ impl PodNetns {
         }
         // Anew for each pod: an agent that was started again may have made the map again.
         let sockets = home.0.bpf.as_deref().map(Sockets::open).transpose()?;
-        Ok(Self(Arc::new(Pod { home: home.clone(), fd, id, sockets })))
+        let listeners = sockets.as_ref().map(|sockets| sockets.listeners(id.inode)).transpose()?;
+        let redirected_by_bpf = listeners.flatten().is_some();
+        Ok(Self(Arc::new(Pod { home: home.clone(), fd, id, sockets, redirected_by_bpf })))
     }
 
     pub fn open(home: &HomeNetns, path: &Path) -> Result<Self, CaptureError> {
@@ -88,6 +91,11 @@ impl PodNetns {
 
     pub fn id(&self) -> NetnsId {
         self.0.id
+    }
+
+    /// Whether the pod's redirection was by BPF when the pod was taken up.
+    pub(crate) fn is_redirected_by_bpf(&self) -> bool {
+        self.0.redirected_by_bpf
     }
 
     /// Vouches for a socket to the guard: before it listens or connects, else its packets are dropped.

@@ -21,9 +21,13 @@ impl Default for Keepalive {
     }
 }
 
-/// Mark, keepalive, no Nagle. On a listener they are inherited by what it accepts.
+/// The data plane's mark. On a listener it is inherited by what it accepts.
+pub(crate) fn set_mark(socket: &Socket) -> Result<(), CaptureError> {
+    socket.set_mark(MARK).map_err(named("SO_MARK"))
+}
+
+/// Keepalive, no Nagle. On a listener they are inherited by what it accepts.
 pub(crate) fn set_common(socket: &Socket, keepalive: Keepalive) -> Result<(), CaptureError> {
-    socket.set_mark(MARK).map_err(named("SO_MARK"))?;
     socket.set_tcp_nodelay(true).map_err(named("TCP_NODELAY"))?;
     set_keepalive(&SockRef::from(socket), keepalive)
 }

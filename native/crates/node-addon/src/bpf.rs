@@ -102,7 +102,9 @@ impl NodeBpf {
         let prepared = duplicate(netns_fd).and_then(|namespace| Ok((namespace, parse(settings)?)));
         self.waiting(env, move |node| {
             let (namespace, settings) = prepared?;
-            Ok(shown(node.attach_guard(namespace.as_fd(), inode as u64, &settings).map_err(thrown)?))
+            let attached = node.attach_guard(namespace.as_fd(), inode as u64, &settings).map_err(thrown)?;
+            node.settle_in_background().map_err(thrown)?;
+            Ok(shown(attached))
         })
     }
 
@@ -133,7 +135,7 @@ impl NodeBpf {
     fn waiting<'env, T>(
         &self,
         env: &'env Env,
-        work: impl FnOnce(&Node) -> std::result::Result<T, AddonError> + Send + 'static,
+        work: impl FnOnce(&Arc<Node>) -> std::result::Result<T, AddonError> + Send + 'static,
     ) -> Result<PromiseRaw<'env, T>>
     where
         T: Send + 'static + napi::bindgen_prelude::ToNapiValue,
@@ -166,6 +168,17 @@ impl NodeBpf {
         let namespace = duplicate(netns_fd)?;
         let faults = self.node()?.verify(namespace.as_fd(), inode as u64).map_err(thrown)?;
         Ok(faults.into_iter().map(str::to_owned).collect())
+    }
+
+    #[napi]
+    pub fn glance<'env>(&self, env: &'env Env, inodes: Vec<f64>) -> Result<PromiseRaw<'env, Vec<f64>>> {
+        let node = self.node();
+        env.spawn_future(async move {
+            let node = node?;
+            let inodes: Vec<u64> = inodes.into_iter().map(|inode| inode as u64).collect();
+            let differing = on_thread(move || Ok(node.glance(&inodes))).await?;
+            Ok(differing.into_iter().map(|inode| inode as f64).collect())
+        })
     }
 
     #[napi]

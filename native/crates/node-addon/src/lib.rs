@@ -17,10 +17,12 @@ mod descriptor;
 mod error;
 mod message;
 mod netns;
+mod netns_glance;
 mod netns_watch;
 mod packet;
 mod peer;
 mod process;
+mod routing;
 mod run;
 mod stream;
 

@@ -41,7 +41,8 @@ pub fn glance_netns(
     expected: Vec<Vec<SysctlValue>>,
 ) -> Result<PromiseRaw<'_, Vec<f64>>> {
     env.spawn_future(async move {
-        let expected = expected.iter().map(|values| grouped(values)).collect::<std::result::Result<Vec<_>, _>>()?;
+        let expected =
+            expected.iter().map(|values| grouped(values)).collect::<std::result::Result<Vec<_>, _>>()?;
         let look = move || {
             let differs = |place: &NetnsPlace| {
                 let values = expected.get(place.expected as usize).map_or(&[][..], Vec::as_slice);

@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { changeScript, difference, readRouting, type Routing } from "../policy-routing.js";
+import { difference, type Difference, type Routing } from "../policy-routing.js";
 import type { CaptureSettings } from "../mode.js";
 import { kernelLocal, routingPlan, territory } from "./plan.js";
 import { captureSysctls } from "./sysctls.js";
@@ -34,49 +34,59 @@ const fresh: Routing = {
 };
 const plan = (family: "4" | "6", changed: Partial<CaptureSettings> = {}, form = "redirecting" as const) =>
   routingPlan(family, addresses, main, { ...settings, ...changed }, form);
-const script = (family: "4" | "6", present: Routing): string =>
-  changeScript(difference(present, plan(family), territory));
+const change = (family: "4" | "6", present: Routing): Difference =>
+  difference(present, plan(family), territory);
 
 describe("policy routing of mode bpf", () => {
-  it("is added routes first, and the kernel's rule for local goes last of the rules", () => {
-    expect(script("4", fresh)).toBe(`route replace local 10.0.0.2 dev lo table 101
-route replace local 10.7.0.2 dev lo table 101
-route replace local default dev lo table 100 src 10.0.0.2
-route replace local 10.7.0.0/16 dev lo table 100 src 10.7.0.2
-route replace local 10.8.0.0/16 dev lo table 100 src 10.7.0.2
-rule add pref 50 to 10.0.0.2 iif lo lookup 101
-rule add pref 50 to 10.7.0.2 iif lo lookup 101
-rule add pref 60 lookup local
-rule add pref 80 fwmark 0x53a/0xfff goto 32766
-rule add pref 80 fwmark 0x539/0xfff goto 32766
-rule add pref 101 ipproto tcp lookup 100
-rule del pref 0 lookup local
-`);
+  it("takes the kernel's rule for local away, and sends all TCP through lo with the sources that main would choose", () => {
+    const local = { table: "101" };
+    expect(change("4", fresh)).toEqual({
+      addRoutes: [
+        { destination: "10.0.0.2", ...local },
+        { destination: "10.7.0.2", ...local },
+        { destination: "default", table: "100", source: "10.0.0.2" },
+        { destination: "10.7.0.0/16", table: "100", source: "10.7.0.2" },
+        { destination: "10.8.0.0/16", table: "100", source: "10.7.0.2" },
+      ],
+      addRules: [
+        { priority: 50, to: "10.0.0.2", local: true, ...local },
+        { priority: 50, to: "10.7.0.2", local: true, ...local },
+        { priority: 60, table: "local" },
+        { priority: 80, mark: "0x53a/0xfff", goto: 32766 },
+        { priority: 80, mark: "0x539/0xfff", goto: 32766 },
+        { priority: 101, tcp: true, table: "100" },
+      ],
+      removeRules: [{ priority: 0, table: "local" }],
+      removeRoutes: [],
+    });
   });
 
   it("names no source and no link-local address for IPv6", () => {
-    expect(script("6", fresh)).toContain("route replace local default dev lo table 100\n");
-    expect(script("6", fresh)).not.toContain("fe80");
+    expect(change("6", fresh).addRoutes).toContainEqual({ destination: "default", table: "100" });
+    expect(JSON.stringify(change("6", fresh))).not.toContain("fe80");
   });
 
-  it("is undone without a moment in which local addresses are not found", () => {
+  it("is undone with the kernel's rule for local put back", () => {
     const { rules, routes } = plan("4");
-    const present = { rules, routes, main };
-    const lines = changeScript(difference(present, { rules: [kernelLocal], routes: [] }, territory)).split(
-      "\n",
-    );
-    expect(lines[0]).toBe("rule add pref 0 lookup local protocol kernel");
-    const own = rules.filter(({ priority }) => priority < 32_766);
-    expect(lines.filter((line) => line.startsWith("rule del"))).toHaveLength(own.length);
-    expect(lines.findIndex((line) => line.startsWith("route del"))).toBeGreaterThan(
-      lines.findLastIndex((line) => line.startsWith("rule del")),
-    );
+    const undone = difference({ rules, routes }, { rules: [kernelLocal], routes: [] }, territory);
+    expect(undone.addRules).toEqual([kernelLocal]);
+    expect(undone.removeRules).toEqual(rules.filter(({ priority }) => priority < 32_766));
+    expect(undone.removeRoutes).toEqual(routes);
+  });
+
+  it("replaces a route that gets another source, and does not remove it", () => {
+    const { rules, routes } = plan("4");
+    const old = routes.map((route) => ({ ...route, ...(route.source && { source: "10.0.0.9" }) }));
+    const { addRoutes, removeRoutes } = change("4", { rules, routes: old, main });
+    expect(addRoutes).toEqual(routes.filter(({ source }) => source !== undefined));
+    expect(removeRoutes).toEqual([]);
   });
 
   it("brings back the kernel's own rules, which a flush of all takes along", () => {
-    expect(script("4", { ...fresh, rules: [] })).toMatch(
-      /rule add pref 32766 lookup main protocol kernel\nrule add pref 32767 lookup default protocol kernel\n$/,
-    );
+    expect(change("4", { ...fresh, rules: [] }).addRules.slice(-2)).toEqual([
+      { priority: 32766, table: "main", kernel: true },
+      { priority: 32767, table: "default", kernel: true },
+    ]);
   });
 
   it("needs no change once it is there, and touches nobody else's rules and routes", () => {
@@ -86,7 +96,7 @@ rule del pref 0 lookup local
       routes: [...routes, { destination: "default", table: "7" }],
       main,
     };
-    expect(script("4", others)).toBe("");
+    expect(change("4", others)).toEqual({ addRoutes: [], addRules: [], removeRules: [], removeRoutes: [] });
   });
 
   it("lets what is excluded go on at the kernel's rule for main, instead of falling through to the capture", () => {
@@ -116,16 +126,6 @@ rule del pref 0 lookup local
       rules: [kernelLocal, { priority: 32766, table: "main", kernel: true }],
       routes: [],
     });
-  });
-
-  it("is read from what ip prints", () => {
-    const text = `[{"priority":50,"src":"all","dst":"10.0.0.2","iif":"lo","table":"101"},{"priority":80,"src":"all","dst":"10.9.0.0","dstlen":16,"goto":32766},{"priority":80,"src":"all","fwmark":"0x53a","fwmask":"0xfff","goto":32766},{"priority":101,"src":"all","ipproto":"tcp","table":"100"}]
-[{"type":"local","dst":"default","dev":"lo","table":"100","scope":"host","prefsrc":"10.0.0.2","flags":[]},{"dst":"10.7.0.0/16","dev":"eth1","flags":[]},{"type":"local","dst":"10.0.0.2","dev":"eth0","table":"local","flags":[]}]`;
-    const { rules, routes, main: read } = readRouting(text);
-    expect(difference({ rules, routes }, { rules: [], routes: [] }, territory).removeRules).toHaveLength(4);
-    expect(rules[1]).toMatchObject({ priority: 80, to: "10.9.0.0/16", goto: 32766 });
-    expect(routes).toEqual([{ destination: "default", table: "100", source: "10.0.0.2" }]);
-    expect(read).toEqual([{ destination: "10.7.0.0/16", device: "eth1", source: undefined }]);
   });
 });
 

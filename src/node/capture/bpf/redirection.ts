@@ -48,15 +48,18 @@ export class BpfRedirection implements Redirection {
 
   async apply(pod: CapturedPod, form: CaptureForm): Promise<void> {
     const addresses = await this.#addresses(pod.netns);
-    // With the rules in force and without these, every arriving packet would be a martian.
-    if (form === "redirecting") await writeSysctls(this.parts.sysctls, pod.netns, wantedSysctls(addresses));
-    for (const family of families) {
-      await this.parts.routing.change(
-        pod.netns,
-        family,
-        await this.#difference(pod, family, form, addresses),
-      );
-    }
+    const [v4, v6] = await Promise.all([
+      this.#difference(pod, "4", form, addresses),
+      this.#difference(pod, "6", form, addresses),
+      // With the rules in force and without these, every arriving packet would be a martian.
+      form === "redirecting"
+        ? writeSysctls(this.parts.sysctls, pod.netns, wantedSysctls(addresses))
+        : Promise.resolve(),
+    ]);
+    await Promise.all([
+      this.parts.routing.change(pod.netns, "4", v4),
+      this.parts.routing.change(pod.netns, "6", v6),
+    ]);
   }
 
   async verify(pod: CapturedPod, form: CaptureForm): Promise<LayerState> {

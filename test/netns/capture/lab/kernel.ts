@@ -100,6 +100,10 @@ export async function inForce(pod: {
   return { modes, lookupLinks, guardLinks, rules: [...nftables, ...iptables, ...throughLoopback] };
 }
 
+/** Whether links hold the pod's guard, both ways: they are made a moment after its enrolment. */
+export const isLinked = async (pod: Parameters<typeof inForce>[0]): Promise<boolean> =>
+  (await inForce(pod)).guardLinks.length === 2;
+
 /** As the host's root could: rules flushed, links detached, whichever there are. */
 export async function removeRedirection(pod: {
   readonly netns: string;
@@ -171,8 +175,8 @@ export async function shape(pod: {
     `sysctl ${sysctls.join(" ")}`,
   ].join("; ");
   const [state, text] = await Promise.all([inForce(pod), outputIn(pod.netns, "sh", "-c", script)]);
-  const [others, own] = [/^table (?!inet meltemi)[\s\S]*?^}\n/gm, /(packets|bytes) \d+/g];
-  const rules = text.replaceAll(others, "").replaceAll(own, "$1 N");
+  const [others, counters] = [/^table (?!inet meltemi)[\s\S]*?^}\n/gm, /(packets|bytes) \d+/g];
   const { modes, lookupLinks, guardLinks } = state;
-  return [modes.join(), lookupLinks.length, guardLinks.length, ...state.rules, rules].join("\n");
+  const numbers = [modes.join(), lookupLinks.length, guardLinks.length];
+  return [...numbers, ...state.rules, text.replaceAll(others, "")].join("\n").replaceAll(counters, "$1 N");
 }

@@ -1,14 +1,16 @@
 //! What is attached, whether it is intact, and what it has counted.
 
+use super::glance::{Seen, SeenLink};
 use super::settings::places;
 use super::{Node, PodPrograms, REDIRECTED};
+use crate::GuardAt;
 use crate::abi::REASONS;
 use crate::error::{BpfError, failed};
 use crate::interfaces::Survey;
 use crate::layout::{COUNTERS, Counters, FLOWS, FlowKey};
 use crate::pins::pod_directory;
 use crate::sys::{self, Plain};
-use crate::{GuardAt, wanted};
+use crate::wanted::{self, Fault};
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd};
 
@@ -22,9 +24,12 @@ impl Node {
         if directory.join(REDIRECTED).exists() {
             links.extend(wanted::redirect());
         }
+        let mut seen = Vec::with_capacity(links.len());
         for link in &links {
-            if let Err(fault) = link.inspect(&directory, namespace, inode, self.tag(link)?)? {
-                faults.push(link.phrase(fault));
+            match link.inspect(&directory, namespace, inode, self.tag(link)?)? {
+                Ok((_, info)) => seen.push(SeenLink::new(link, info)),
+                Err(Fault::Gone) if self.is_stood_in_for(link, namespace, inode)? => {}
+                Err(fault) => faults.push(link.phrase(fault)),
             }
         }
         for (place, _) in places(&survey) {
@@ -32,6 +37,11 @@ impl Node {
             if settings.is_none_or(|settings| settings.netns_cookie != survey.cookie) {
                 faults.push("pod settings gone");
             }
+        }
+        if faults.is_empty() {
+            self.seen().insert(inode, Seen { links: seen, netns_cookie: survey.cookie });
+        } else {
+            self.seen().remove(&inode);
         }
         faults.sort_unstable();
         faults.dedup();
@@ -66,10 +76,11 @@ impl Node {
                 sys::link_info(open.as_fd()).map_err(failed(format!("look at link {}", path.display())))?;
             link_ids.insert(link.pin, info.id);
         }
+        let guarded = link_ids.keys().any(|pin| pin.starts_with("guard_")) || self.is_unsettled(inode);
         let inside = survey.interfaces.iter().any(|interface| interface.host.is_none());
         let guard = if inside { GuardAt::Pod } else { GuardAt::Host };
         Ok(PodPrograms {
-            guard: link_ids.keys().any(|pin| pin.starts_with("guard_")).then_some(guard),
+            guard: guarded.then_some(guard),
             redirect: link_ids.contains_key("redirect"),
             interfaces: survey.interfaces.clone(),
             link_ids,

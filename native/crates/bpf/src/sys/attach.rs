@@ -12,6 +12,7 @@ const PROG_GET_FD_BY_ID: libc::c_int = 13;
 const PROG_QUERY: libc::c_int = 16;
 const LINK_CREATE: libc::c_int = 28;
 const LINK_UPDATE: libc::c_int = 29;
+const LINK_GET_FD_BY_ID: libc::c_int = 30;
 const ITER_CREATE: libc::c_int = 33;
 const LINK_DETACH: libc::c_int = 34;
 
@@ -166,6 +167,11 @@ struct GetById {
 
 pub(crate) fn prog_by_id(id: u32) -> io::Result<OwnedFd> {
     descriptor(PROG_GET_FD_BY_ID, &mut GetById { id, next: 0, flags: 0 })
+}
+
+/// Opens a link by the kernel's number of it.
+pub(crate) fn link_by_id(id: u32) -> io::Result<OwnedFd> {
+    descriptor(LINK_GET_FD_BY_ID, &mut GetById { id, next: 0, flags: 0 })
 }
 
 #[repr(C)]

@@ -63,7 +63,15 @@ impl Pod {
         }
     }
 
+    /// The guard in force, and all its links made.
     pub(crate) fn guard(&self, node: &Node) -> meltemi_bpf::PodPrograms {
+        self.guard_at_once(node);
+        settle(node);
+        self.guard_at_once(node)
+    }
+
+    /// The guard in force.
+    pub(crate) fn guard_at_once(&self, node: &Node) -> meltemi_bpf::PodPrograms {
         node.attach_guard(self.namespace.as_fd(), self.inode, &self.settings()).unwrap()
     }
 
@@ -125,6 +133,11 @@ impl Pod {
 
 pub(crate) fn open() -> Node {
     Node::open(Path::new(BPF)).unwrap()
+}
+
+/// Makes all links that pods lack.
+pub(crate) fn settle(node: &Node) {
+    while node.settle_one().unwrap() {}
 }
 
 pub(crate) fn sockets() -> Sockets {

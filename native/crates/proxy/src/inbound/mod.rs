@@ -124,7 +124,7 @@ async fn connect_application(
         destination,
         apart: true,
         source: (same_family && !client.is_loopback()).then_some(client),
-        kind: UpstreamKind::Application,
+        kind: UpstreamKind::Own,
         timeout: settings.connect_timeout,
         keepalive: settings.keepalive,
     };
