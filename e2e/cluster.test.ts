@@ -1,10 +1,12 @@
 /** The cluster itself, before anything of ours is installed on it: what later suites stand on. */
 import { execa } from "execa";
-import { existsSync, readFileSync } from "node:fs";
+import { existsSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { eventually } from "../test/helpers/eventually.js";
 import { Cluster } from "./cluster/cluster.js";
+import { writeImage } from "./cluster/image.js";
 import { Layout, network } from "./cluster/layout.js";
 import { Machine } from "./cluster/machine.js";
 import { buildPrograms } from "./cluster/programs.js";
@@ -153,6 +155,22 @@ describe("a cluster of two nodes", () => {
     ]);
     const nodes = (await pods("app=web")).map((pod) => pod.node).sort();
     expect(nodes).toEqual(["n1", "n1", "n2", "n2"]);
+  });
+
+  it("has the images that were loaded on both nodes, from an archive too", async () => {
+    const scratch = mkdtempSync(join(tmpdir(), "meltemi-cluster-"));
+    const archive = join(scratch, "other.tar");
+    const other = "docker.io/meltemi/other:1";
+    try {
+      await writeImage({ name: other, entrypoint: ["/a"], files: [], contents: { "/a": "b" } }, archive);
+      await cluster.loadImage({ archive });
+    } finally {
+      rmSync(scratch, { recursive: true });
+    }
+    for (const node of cluster.nodes) {
+      const names = (await node.run(["ctr", "-n", "k8s.io", "images", "ls", "-q"])).split("\n");
+      expect(names).toEqual(expect.arrayContaining([image, other]));
+    }
   });
 
   it("carries a service's connections from a pod to pods of both nodes, with the pod's own address", async () => {
@@ -307,10 +325,7 @@ describe("a cluster of two nodes", () => {
     const held = belonging(node.pid!);
     expect(held.pids.length).toBeGreaterThan(5);
     await node.kill();
-    expect(held.pids.filter((pid) => existsSync(`/proc/${pid}/ns/net`))).toEqual([]);
-    expect(
-      stillHeld(held.namespaces.filter((one) => !belonging(cluster.machine.pid).namespaces.includes(one))),
-    ).toEqual([]);
+    expect(stillHeld(held)).toEqual([]);
     await eventually("n2 not to be Ready", async () => (await ready()) !== "True", 60_000);
     say("n2 is seen to be dead");
 
@@ -345,6 +360,12 @@ describe("a cluster of two nodes", () => {
       );
     }
     say("and its pods answer");
+
+    await node.stop();
+    expect(node.pid).toBeUndefined();
+    await cluster.startNode("n2");
+    expect(await ready()).toBe("True");
+    say("n2 was stopped and is Ready again");
   });
 
   it("has no program that ended by itself", () => {
@@ -358,7 +379,7 @@ describe("taking it down", () => {
     expect(held.namespaces.length).toBeGreaterThan(10);
     expect(await traces(layout)).not.toEqual(before);
     await Cluster.down(layout);
-    expect(stillHeld(held.namespaces)).toEqual([]);
+    expect(stillHeld(held)).toEqual([]);
     await expectNothingLeft();
     await Cluster.down(layout);
     await expectNothingLeft();
@@ -380,7 +401,7 @@ describe("taking it down", () => {
     const held = belonging(pid);
     const down = await execa(process.execPath, [main, "--state", layout.directory, "down"]);
     expect(down.stderr).toContain("the cluster is down");
-    expect(stillHeld(held.namespaces)).toEqual([]);
+    expect(stillHeld(held)).toEqual([]);
     await expectNothingLeft();
   });
 

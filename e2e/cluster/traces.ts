@@ -52,18 +52,24 @@ function namespacesOf(pid: number): readonly string[] {
   });
 }
 
-/** Processes and namespaces of the cluster: those below its machine's first process, and what they are in. */
-export function belonging(machinePid: number): {
+/** Processes of a cluster or a node, and what they are in. */
+export interface Belongings {
   readonly pids: readonly number[];
   readonly namespaces: readonly string[];
-} {
+  /** When this was looked at, in seconds since the kernel's start. */
+  readonly atSeconds: number;
+}
+
+/** Those at and below a first process. */
+export function belonging(firstPid: number): Belongings {
   const own = new Set(namespacesOf(process.pid));
-  const inPid = new Map([...processes().keys()].map((pid) => [pid, status(pid)] as const));
+  const statuses = new Map([...processes().keys()].map((pid) => [pid, status(pid)] as const));
   const below = (pid: number): boolean =>
-    pid === machinePid || (pid > 1 && below(Number(/^PPid:\s+(\d+)/m.exec(inPid.get(pid) ?? "")?.[1] ?? 0)));
-  const pids = [...inPid.keys()].filter(below);
+    pid === firstPid || (pid > 1 && below(Number(/^PPid:\s+(\d+)/m.exec(statuses.get(pid) ?? "")?.[1] ?? 0)));
+  const pids = [...statuses.keys()].filter(below);
   const namespaces = new Set(pids.flatMap(namespacesOf).filter((one) => !own.has(one)));
-  return { pids, namespaces: [...namespaces] };
+  const atSeconds = Number(readFileSync("/proc/uptime", "utf8").split(" ")[0]);
+  return { pids, namespaces: [...namespaces], atSeconds };
 }
 
 function status(pid: number): string {
@@ -74,10 +80,31 @@ function status(pid: number): string {
   }
 }
 
-/** Of these namespaces, those that a process of this machine is still in. */
-export function stillHeld(namespaces: readonly string[]): readonly string[] {
-  const held = new Set([...processes().keys()].flatMap(namespacesOf));
+/**
+ * Of these namespaces, those that a process is still in. Only processes count that were there when they were looked at:
+ * the kernel gives a namespace's number to the next one at once.
+ */
+export function stillHeld({ namespaces, atSeconds }: Belongings): readonly string[] {
+  const older = [...processes().keys()].filter((pid) => startedSeconds(pid) <= atSeconds);
+  const held = new Set(older.flatMap(namespacesOf));
   return namespaces.filter((one) => held.has(one));
+}
+
+/** When a process started, in seconds since the kernel's start (proc(5): field 22, in ticks of 10 ms). */
+function startedSeconds(pid: number): number {
+  try {
+    const stat = readFileSync(`/proc/${pid}/stat`, "utf8");
+    return Number(stat.slice(stat.lastIndexOf(")") + 2).split(" ")[19]) / 100;
+  } catch {
+    return Infinity;
+  }
+}
+
+/** Paths of a directory's entries, without those of other clusters and tests, which may come and go meanwhile. */
+function ownNames(layout: Layout, directory: string): readonly string[] {
+  return readdirSync(directory)
+    .filter((name) => !name.startsWith("meltemi-") || name === layout.cgroup)
+    .map((name) => join(directory, name));
 }
 
 export async function traces(layout: Layout): Promise<Traces> {
@@ -94,18 +121,12 @@ export async function traces(layout: Layout): Promise<Traces> {
     rules: await ip("rule"),
     nft: (await lines("nft", "list", "ruleset")).map((line) => line.replace(counters, "")),
     mounts: readFileSync("/proc/self/mountinfo", "utf8").split("\n"),
-    cgroups: hierarchies().flatMap((root) =>
-      readdirSync(root)
-        .filter((name) => name.startsWith("meltemi-cluster-"))
-        .map((name) => join(root, name)),
-    ),
+    cgroups: hierarchies().flatMap((root) => ownNames(layout, root)),
     settings: settings.flatMap((name) => {
       const path = join("/proc/sys", name);
       return existsSync(path) ? [`${name} ${readFileSync(path, "utf8").trim()}`] : [];
     }),
-    files: places
-      .flatMap((place) => (existsSync(place) ? readdirSync(place).map((name) => join(place, name)) : []))
-      .sort(),
+    files: places.flatMap((place) => (existsSync(place) ? ownNames(layout, place) : [])).sort(),
     state: existsSync(layout.directory) ? [layout.directory] : [],
   };
 }
