@@ -12,6 +12,7 @@ const rooms = {
   domain: [],
   platform: ["domain"],
   "sources/decode": ["domain"],
+  "sources/jwks": ["domain", "platform"],
   "sources/files": ["domain", "platform", "sources/decode"],
   "sources/kube": ["domain", "platform", "sources/decode"],
   controllers: ["domain", "platform", "sources/decode", "sources/kube"],
@@ -72,8 +73,8 @@ export default tseslint.config(
       "src/node/zds/**",
       "src/node/relay/**",
       "src/node/keys/**",
-    ],
       "src/node/cri/**",
+    ],
     rules: {
       "no-restricted-imports": [
         "error",

@@ -58,6 +58,14 @@ export class NodePods {
     this.#tell();
   }
 
+  /** Takes what the runtime tells of a pod's sandbox; undefined: it has been taken down, with all that ran in it. */
+  place(key: string, sandbox: Sandbox | undefined): void {
+    this.desired.place(key, sandbox);
+    if (sandbox === undefined) this.#enrolments.get(key)?.gone();
+    if (this.#started) this.#reconcile();
+    this.#tell();
+  }
+
   /** Takes all sandboxes that the runtime has, for pods that it did not tell of by itself. */
   found(sandboxes: ReadonlyMap<string, Sandbox>): void {
     this.desired.found(sandboxes);
@@ -71,14 +79,6 @@ export class NodePods {
     return [...this.#enrolments.values()].some(
       ({ pod, state }) => pod.netns === undefined || state.phase === "failed",
     );
-  }
-
-  /** Takes what the runtime tells of a pod's sandbox; undefined: it has been taken down, with all that ran in it. */
-  place(key: string, sandbox: Sandbox | undefined): void {
-    this.desired.place(key, sandbox);
-    if (sandbox === undefined) this.#enrolments.get(key)?.gone();
-    if (this.#started) this.#reconcile();
-    this.#tell();
   }
 
   /** See `DesiredPods.standing`. */
