@@ -1,6 +1,6 @@
 /** Rules, routes, settings and links that somebody flushes, changes or deletes. */
 import { runIn } from "../../../../demo/lab/command.js";
-import { detachLink, inForce, shape } from "../lab/kernel.js";
+import { detachLink, inForce, shape, type Mode } from "../lab/kernel.js";
 import type { Fault, FaultWorld } from "./fault.js";
 
 const captured = ["server", "client"] as const;
@@ -65,6 +65,20 @@ async function detach({ lab }: FaultWorld, which: "lookupLinks" | "guardLinks"):
     for (const id of found) await detachLink(id);
   }
 }
+
+/**
+ * What holds every mode's redirection, at one blow. Only in mode bpf are the kernel's own rules the agent's to put
+ * back: in the others somebody else does at once.
+ */
+export const everythingFlushed = (mode: Mode): Fault => ({
+  name: "nftables, iptables, ip rules and routes flushed at once in the pods",
+  strike: (world) => {
+    const rules = mode === "bpf" ? flushRules : flushNodeRules;
+    // Without rules, the owner of the table main could not put its routes back.
+    return inPods(world, `nft flush ruleset; ${flushIptables}; ${flushRoutes}; ${rules}; true`);
+  },
+  repaired: asBefore,
+});
 
 export const kernelState: readonly Fault[] = [
   ...everywhere("nftables flushed", "nft flush ruleset"),

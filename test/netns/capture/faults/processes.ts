@@ -20,10 +20,15 @@ const killed = (name: string, names: readonly string[]): Fault => ({
   repaired: async (world) => replaced(world, names) && (await world.lab.isReady()),
 });
 
-export const processes: readonly Fault[] = [
+/** The ends of processes that no redirection may outlive badly. */
+export const kills: readonly Fault[] = [
   killed("SIGKILL of the agents", agents),
   killed("SIGKILL of the data planes", dataPlanes),
   killed("SIGKILL of agents and data planes at once", [...agents, ...dataPlanes]),
+];
+
+export const processes: readonly Fault[] = [
+  ...kills,
   {
     name: "a data plane hangs without dying (SIGSTOP)",
     strike: ({ lab }) => lab.signal("proxy-n2", "SIGSTOP"),

@@ -61,6 +61,7 @@ export interface Captured {
   readonly drops: number;
   readonly marker_bytes: number;
   readonly marker_flows: readonly string[];
+  readonly markers_found: readonly string[];
   readonly tls_records: number;
 }
 

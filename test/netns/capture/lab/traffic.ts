@@ -30,7 +30,7 @@ export class Traffic {
       "--interval-ms",
       "10",
       "--concurrency",
-      "2",
+      "1",
     ];
     const body = ["--method", "POST", "--body", marker, "--body-bytes", String(marker.length * 20)];
     const args = ["client", "http", "--url", url, ...flags, ...body, "--timeout-ms", "1000"];
