@@ -79,7 +79,7 @@ export async function load(what: Load, scratch: string): Promise<Outcome> {
       ...(protocol === "http1" ? ["--h1"] : ["-p", "h2c"]),
       ...(protocol === "grpc" ? grpc : []),
       ...["-t", "1", "-c", String(connections), "-m", String(protocol === "http1" ? 1 : streams)],
-      ...["-D", String(seconds), `--warm-up-time=${warmupSeconds}`],
+      ...["-D", String(seconds), `--warm-up-time=${warmupSeconds * 1000}ms`],
       ...(rate === undefined ? [] : [`--rps=${rate / connections}`, `--log-file=${log}`]),
       `http://${what.to}${path}`,
     ],

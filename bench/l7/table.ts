@@ -148,7 +148,8 @@ function rowOf(raw: RawRuns, line: Line): Row {
   });
   const own = spreadOf(rounds, "meltemi", line)?.median;
   const peer = spreadOf(rounds, "envoy", line)?.median;
-  const quotient = own === undefined || peer === undefined ? undefined : own / peer;
+  // Where Envoy added nothing that could be measured, there is nothing to be a part of.
+  const quotient = own === undefined || peer === undefined || peer <= 0 ? undefined : own / peer;
   const { target } = line;
   if (!target) return { cells: [line.title, ...values, quotient?.toFixed(2) ?? "–", ""], missed: undefined };
   const judged = target.type === "ratio" ? quotient : own;

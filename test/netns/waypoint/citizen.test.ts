@@ -80,9 +80,8 @@ test("its requests are scraped from its own address, with the names that dashboa
     return metrics.includes("istio_requests_total{") && metrics;
   });
   const line = text.split("\n").find((one) => one.startsWith("istio_requests_total{")) ?? "";
-  const labels = Object.fromEntries(
-    [...line.matchAll(/(\w+)="([^"]*)"/g)].map(([, name, value]) => [name, value]),
-  );
+  const pairs = [...line.matchAll(/(\w+)="([^"]*)"/g)].map(([, name, value]) => [name ?? "", value ?? ""]);
+  const labels = Object.fromEntries(pairs) as Readonly<Record<string, string>>;
   expect(labels).toMatchObject({
     reporter: "waypoint",
     source_workload: "front",
@@ -103,7 +102,7 @@ test("its requests are scraped from its own address, with the names that dashboa
     "istio_request_bytes",
     "istio_response_bytes",
   ])
-    expect(text, family).toContain(`${family}`);
+    expect(text, family).toContain(family);
 });
 
 test("it may do nothing but carry connections", async () => {
