@@ -19,7 +19,7 @@ export const plaintextCallers: Row = {
   expected:
     "outsider -> ledger: in under PERMISSIVE, refused under STRICT (record: strict_plaintext_refused), in again",
   attempt: async (world) => {
-    const open = await outsiderGetsIn(world);
+    await eventually("the outsider to be let in", () => outsiderGetsIn(world));
     await world.apply("mtls.yaml", mtls("STRICT"));
     const before = (await world.records("n2")).length;
     // An attempt under way when the rule changes is cut off by it, with another reason: tried until one is refused.
@@ -31,8 +31,8 @@ export const plaintextCallers: Row = {
     await world.apply("mtls.yaml", mtls("PERMISSIVE"));
     await eventually("the outsider to be let in again", () => outsiderGetsIn(world));
     return {
-      seen: `${open ? "in" : "refused"}, then refused (record: ${String(record["reason"])}), then in`,
-      ok: open,
+      seen: `in, then refused (record: ${String(record["reason"])}), then in`,
+      ok: true,
     };
   },
 };

@@ -2,7 +2,7 @@ import { routes } from "../../kitchen.js";
 import type { Row } from "../row.js";
 import { ask, statusesOf, untilAnswered } from "./ask.js";
 
-const requests = 200;
+const requests = 400;
 const v2 = (servers: Readonly<Record<string, number>>): number => servers["kitchen-2"] ?? 0;
 
 export const canary: Row = {

@@ -1,5 +1,5 @@
 /** The pages of docs/tasks as a reader follows them: their manifests written, their commands run, their output seen. */
-import { readFileSync } from "node:fs";
+import { readFileSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { execa } from "execa";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
@@ -22,7 +22,7 @@ function blocksOf(page: string): readonly Block[] {
 
 /** What the reader has typed into the shell before: what is set on the first page, and on this one. */
 function shellOf(page: string): string {
-  return [...blocksOf("README.md"), ...blocksOf(page)]
+  return [...blocksOf(first), ...blocksOf(page)]
     .filter(({ language, text }) => language === "sh" && /^\w+(=|\(\))/u.test(text))
     .map(({ text }) => text)
     .join("\n");
@@ -44,8 +44,19 @@ function commandsOf({ text, info }: Block): readonly { command: string; output: 
 }
 
 const world = new World();
+const first = "README.md";
 
+/** Follows a page; what it wrote is gone afterwards, also where it did not come to its end. */
 async function follow(page: string): Promise<void> {
+  const written = blocksOf(page).filter(({ language }) => language === "yaml");
+  try {
+    await play(page);
+  } finally {
+    if (page !== first) for (const { info } of written) rmSync(join(world.config, info), { force: true });
+  }
+}
+
+async function play(page: string): Promise<void> {
   const shell = shellOf(page);
   for (const block of blocksOf(page)) {
     if (block.language === "yaml") await world.apply(block.info, block.text);
@@ -73,12 +84,12 @@ async function follow(page: string): Promise<void> {
 
 beforeAll(async () => {
   await world.up(() => undefined);
-  await follow("README.md");
+  await follow(first);
 }, 90_000);
 afterAll(() => world.down(), 60_000);
 
 describe("docs/tasks", () => {
-  const pages = [...readFileSync(join(root, "docs/tasks/README.md"), "utf8").matchAll(/\]\((\S+\.md)\)/gu)];
+  const pages = [...readFileSync(join(root, "docs/tasks", first), "utf8").matchAll(/\]\((\S+\.md)\)/gu)];
 
   test("has a page for each task, and each is followed", () => {
     expect(pages.map(([, page]) => page)).toEqual([
