@@ -80,7 +80,9 @@ function attachmentConditions(
   const missed = policy.targetRefs.length - reach.length;
   const lost = missed > 0 ? `; ${missed} of its targets passes no waypoint` : "";
   const dry = policy.kind === "AuthorizationPolicy" && policy.dryRun;
-  const note = dry ? "; dry run: what it would decide is logged and counted, and nothing is refused for it" : "";
+  const note = dry
+    ? "; dry run: what it would decide is logged and counted, and nothing is refused for it"
+    : "";
   const message = `told to ${waypoints.join(", ")}${lost}${note}`;
   return [accepted, condition("Programmed", true, dry ? "DryRun" : "Programmed", message)];
 }

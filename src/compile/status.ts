@@ -269,7 +269,12 @@ function policyProblem(
     case "Overruled":
       return { severity: "warning", path: "", message };
     case "KeysNotFetched":
-      return { severity: "error", path: "spec.jwtRules", message, hint: "see that the control plane reaches it" };
+      return {
+        severity: "error",
+        path: "spec.jwtRules",
+        message,
+        hint: "see that the control plane reaches it",
+      };
     case "KeysNotRefreshed":
       return { severity: "warning", path: "spec.jwtRules", message };
     // Said with the field by the decoder (UnsupportedAction) and by domain/checks, or over in a moment.

@@ -61,7 +61,7 @@ test("a server that does not answer, or not to the end, is given up", async () =
     () => undefined,
     (_: unknown, response: { write: (text: string) => void }) => response.write("x"),
   ]) {
-    const url = await serve(listener as RequestListener);
+    const url = await serve(listener);
     await expect(get(url, { ...options, timeoutMs: 50 })).rejects.toThrow("no answer within 50 ms");
   }
 });

@@ -22,7 +22,9 @@ export interface Reach {
 
 /** What each target reference reaches; nothing for one that leads nowhere, or to what passes no waypoint. */
 export function reachOf(mesh: Mesh, config: CompileConfig, policy: Attached): readonly Reach[] {
-  return policy.targetRefs.flatMap((target) => reachOfTarget(mesh, config, policy.meta.namespace, target) ?? []);
+  return policy.targetRefs.flatMap(
+    (target) => reachOfTarget(mesh, config, policy.meta.namespace, target) ?? [],
+  );
 }
 
 function reachOfTarget(

@@ -1,5 +1,9 @@
 /** RequestAuthentications for waypoints, and the keys that were fetched for them. */
-import { keySetsOf, type KeySetObject, type RequestAuthenticationObject } from "../../domain/request-authentication.js";
+import {
+  keySetsOf,
+  type KeySetObject,
+  type RequestAuthenticationObject,
+} from "../../domain/request-authentication.js";
 import type { Mesh } from "../../model/mesh.js";
 import type { CompileConfig } from "../config.js";
 import type { StatusCondition } from "../compiled.js";

@@ -7,8 +7,9 @@ import { spiffeId } from "../../domain/identity.js";
 import type { ServiceKey } from "../../domain/ids.js";
 import type { AuthorizationPolicyObject, PeerAuthenticationObject } from "../../domain/objects.js";
 import type { Problem } from "../../domain/problem.js";
+import type { RequestAuthenticationObject } from "../../domain/request-authentication.js";
 
-type Policy = AuthorizationPolicyObject | PeerAuthenticationObject;
+type Policy = AuthorizationPolicyObject | PeerAuthenticationObject | RequestAuthenticationObject;
 
 const portOf = ({ servicePort, targetPort, appProtocol }: CompiledPort): object => ({
   port: servicePort,
@@ -138,16 +139,22 @@ function subjectOf({ object, path }: Problem): string {
 
 export function policiesPage(compiler: Compiler, problems: readonly Problem[]): readonly object[] {
   const { mesh, config } = compiler;
-  const policies: Policy[] = [...mesh.authorizationPolicies.all(), ...mesh.peerAuthentications.all()];
+  const policies: Policy[] = [
+    ...mesh.authorizationPolicies.all(),
+    ...mesh.peerAuthentications.all(),
+    ...mesh.requestAuthentications.all(),
+  ];
   return policies
     .map((policy) => {
       const { namespace, name } = policy.meta;
       const scope =
-        policy.selector !== undefined
-          ? "selector"
-          : config.rootNamespaces.includes(namespace)
-            ? "mesh"
-            : "namespace";
+        policy.kind !== "PeerAuthentication" && policy.targetRefs.length > 0
+          ? "targets"
+          : policy.selector !== undefined
+            ? "selector"
+            : config.rootNamespaces.includes(namespace)
+              ? "mesh"
+              : "namespace";
       const authorization = policy.kind === "AuthorizationPolicy";
       return {
         key: `${namespace}/${name}`,
@@ -155,7 +162,7 @@ export function policiesPage(compiler: Compiler, problems: readonly Problem[]): 
         name,
         namespace,
         scope,
-        action: authorization ? policy.action : policy.mode,
+        action: actionOf(policy),
         dry_run: authorization && policy.dryRun,
         source_object: `${policy.kind}/${namespace}/${name}`,
         compiled: compiler.compiledFrom(policy).map((one) => (one.type === "authorization" ? one.key : "")),
@@ -163,6 +170,17 @@ export function policiesPage(compiler: Compiler, problems: readonly Problem[]): 
       };
     })
     .sort(byNamespaceAndName);
+}
+
+function actionOf(policy: Policy): string {
+  switch (policy.kind) {
+    case "AuthorizationPolicy":
+      return policy.action;
+    case "PeerAuthentication":
+      return policy.mode;
+    case "RequestAuthentication":
+      return "JWT";
+  }
 }
 
 export interface NodeSummary {
