@@ -17,7 +17,7 @@ type Decoded<T> = Result<T, RouteError>;
 const LARGEST_BODY: u32 = 1 << 20;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Authorizer {
+pub(crate) struct Authorizer {
     /// The extension provider's name.
     pub(super) provider: Box<str>,
     pub(super) service: ServiceKey,

@@ -1,6 +1,6 @@
 use super::grpc::{
-    AskedRequest, CheckRequest, CheckResponse, DeniedResponse, Header, HeaderOption, HttpResponse, HttpStatus,
-    OkResponse, RpcStatus, Truth,
+    AskedRequest, CheckRequest, CheckResponse, DeniedResponse, Header, HeaderOption, HttpResponse,
+    HttpStatus, OkResponse, RpcStatus, Truth,
 };
 use super::*;
 use crate::hygiene::{self, HeaderLimits};
@@ -24,7 +24,10 @@ fn plain() -> Authorizer {
     let http = HttpCheck {
         path_prefix: "/check/".into(),
         request_headers: texts(&["x-a*", "*-b", "host"]),
-        further_headers: vec![meltemi_types::meltemi::HeaderValue { name: "x-a2".into(), value: "ours".into() }],
+        further_headers: vec![meltemi_types::meltemi::HeaderValue {
+            name: "x-a2".into(),
+            value: "ours".into(),
+        }],
         to_upstream: texts(&["x-user", "content-length"]),
         to_downstream_on_deny: texts(&["x-why"]),
         to_downstream_on_allow: texts(&["x-client"]),
@@ -39,7 +42,8 @@ fn grpc() -> Authorizer {
 /// Asks about one request.
 fn asked(authorizer: &Authorizer, body: Option<&(Bytes, bool)>) -> Question {
     let request = Request::builder().method("PUT").uri("/a/../b?c=1").header("host", "Cart:80");
-    let headers = [("x-a1", "1"), ("x-a1", "2"), ("x-a2", "theirs"), ("my-b", "3"), ("authorization", "Bearer t")];
+    let headers =
+        [("x-a1", "1"), ("x-a1", "2"), ("x-a2", "theirs"), ("my-b", "3"), ("authorization", "Bearer t")];
     let request = headers.into_iter().fold(request, |request, (name, value)| request.header(name, value));
     let (mut parts, ()) = request.body(()).unwrap().into_parts();
     let admitted = hygiene::admit(&mut parts, PathSettings::default(), HeaderLimits { count: 100 }).unwrap();
@@ -149,13 +153,20 @@ fn over_grpc_answers_are_read_to_the_letter_or_not_at_all() {
     };
     let code = |code| Some(RpcStatus { code });
     let ok = OkResponse {
-        headers: vec![option("x-user", "ann", false), option("x-user", "bob", true), option("host", "evil", false)],
+        headers: vec![
+            option("x-user", "ann", false),
+            option("x-user", "bob", true),
+            option("host", "evil", false),
+        ],
         headers_to_remove: vec!["x-gone".into(), "host".into(), "bad name".into()],
         response_headers: vec![option("x-client", "1", false)],
     };
     let allowed = CheckResponse { status: code(0), http: Some(HttpResponse::Allowed(ok.clone())) };
     assert_eq!(answer(Some(0), &allowed), r#"allowed host="cart" x-user="ann" x-user="bob" +1"#);
-    assert_eq!(answer(Some(0), &CheckResponse::default()), r#"allowed host="cart" x-gone="1" x-user="spoofed" +0"#);
+    assert_eq!(
+        answer(Some(0), &CheckResponse::default()),
+        r#"allowed host="cart" x-gone="1" x-user="spoofed" +0"#
+    );
     let denied = DeniedResponse {
         status: Some(HttpStatus { code: 429 }),
         headers: vec![option("x-why", "1", false)],

@@ -58,7 +58,8 @@ pub(super) fn request(waypoint: &Waypoint, exchange: &Exchange<Waypoint>) {
         waypoint.telemetry.metrics().policy_match(policy, "audit");
     }
     if let Some(policy) = &exchange.policy {
-        let action = if exchange.cause == Some(Cause::PolicyDenied) { "deny" } else { "allow" };
+        let denied = [Cause::PolicyDenied, Cause::ExternalDenied, Cause::ExternalFailed];
+        let action = if exchange.cause.is_some_and(|cause| denied.contains(&cause)) { "deny" } else { "allow" };
         waypoint.telemetry.metrics().policy_match(policy, action);
     }
     let duration = exchange.begun.elapsed();
