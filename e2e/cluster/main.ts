@@ -7,6 +7,7 @@ import { MeltemiError } from "../../src/domain/error.js";
 import { Cluster } from "./cluster.js";
 import { readDescription } from "./image.js";
 import { Layout } from "./layout.js";
+import { Machine } from "./machine.js";
 import { buildPrograms } from "./programs.js";
 
 /** The repository, from dist/e2e/cluster. */
@@ -58,7 +59,16 @@ program
     const where = layout();
     const programs = await buildPrograms(module, say);
     await timed("the cluster is up", async () => {
-      const cluster = await Cluster.up(where, { nodes, programs, apiServerFlags: apiServerFlag }, say);
+      const cluster = await Cluster.up(where, { nodes, programs, apiServerFlags: apiServerFlag }, say).catch(
+        (error: unknown) => {
+          if (
+            Machine.find(where) !== undefined &&
+            !(error instanceof MeltemiError && error.code === "conflict")
+          )
+            say(`what has started is left to look at in ${where.logs}, until \`npm run cluster -- down\``);
+          throw error;
+        },
+      );
       say(`kubeconfig: ${cluster.kubeconfig} (in the cluster's network: npm run cluster -- exec -- COMMAND)`);
     });
   });
