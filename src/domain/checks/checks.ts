@@ -2,7 +2,11 @@ import type { MeshObject } from "../objects.js";
 import type { Problem } from "../problem.js";
 import { Inventory, type CheckOptions } from "./inventory.js";
 import { routeProblems } from "./route-checks.js";
-import { peerAuthenticationProblems, policyProblems, requestAuthenticationProblems } from "./policy-checks.js";
+import {
+  peerAuthenticationProblems,
+  policyProblems,
+  requestAuthenticationProblems,
+} from "./policy-checks.js";
 import {
   familiesWithoutPods,
   orphanedSlices,

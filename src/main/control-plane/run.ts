@@ -13,10 +13,11 @@ import { addTrustService } from "../../ca/service/trust-service.js";
 import { waypointOf } from "../../ca/callers.js";
 import { Compiler } from "../../compile/compiler.js";
 import { defaultCompileConfig } from "../../compile/config.js";
+import { wantedKeySets } from "../../compile/waypoint/request-authentication.js";
 import { messageOf } from "../../domain/error.js";
 import { parseSpiffeId } from "../../domain/identity.js";
 import { formatProblem, type Problem } from "../../domain/problem.js";
-import type { SourceBatch } from "../../domain/source-event.js";
+import type { SourceBatch, SourceEvent } from "../../domain/source-event.js";
 import { every, systemClock } from "../../platform/clock.js";
 import { createLogger } from "../../platform/logger.js";
 import { loadNative } from "../../platform/native.js";
@@ -34,6 +35,7 @@ import { adminHandler, controlHandler } from "./admin.js";
 import { openCluster, type ClusterPlatform } from "./cluster.js";
 import type { Ground } from "./ground.js";
 import { openMachine } from "./machine.js";
+import { openKeySets } from "./key-sets.js";
 import { MeshPods } from "./mesh-pods.js";
 import { caCounters, createRegistry, observe, observedStrangers } from "./metrics.js";
 import type { ControlPlaneOptions } from "./options.js";
@@ -164,13 +166,29 @@ async function run(options: ControlPlaneOptions, stop: AbortController): Promise
   });
   addTrustService(server, authority, authenticator, stop.signal);
 
-  const onBatch = (batch: SourceBatch): void => {
-    ground.expect(batch);
-    const change = compiler.apply(batch.events);
+  const apply = (events: readonly SourceEvent[]): void => {
+    const change = compiler.apply(events);
     // Waypoints are told policies before the addresses, and routes after them (DiscoveryService).
     const announce = configs.applyChange(change);
     snapshot.applyChange(change);
     announce();
+  };
+  const keySets = openKeySets({
+    clock,
+    random: systemRandom,
+    log,
+    registry,
+    environment: process.env,
+    onEvents: (events) => {
+      apply(events);
+      ground.changed({ events, problems }, compiler.mesh);
+    },
+    signal: stop.signal,
+  });
+
+  const onBatch = (batch: SourceBatch): void => {
+    ground.expect(batch);
+    apply(batch.events);
     const known = new Set(problems.map(formatProblem));
     problems = batch.problems;
     for (const problem of problems.map(formatProblem))
@@ -178,6 +196,7 @@ async function run(options: ControlPlaneOptions, stop: AbortController): Promise
     ground.changed(batch, compiler.mesh);
     pods.changed();
     checks.changed();
+    keySets.want(wantedKeySets(compiler.mesh, config));
   };
   const sourcing = ground.source.run(onBatch, stop.signal);
   sourcing.catch(() => stop.abort());

@@ -30,10 +30,7 @@ const plainKeys = new Map<string, CheckValue>([
 const serviceAccountKey = "source.serviceAccount";
 
 /** `NAME[...]`; claims may be nested. */
-const bracketKeys = [
-  /^request\.headers\[[^[\]]+\]$/,
-  /^request\.auth\.claims(\[[^[\]]+\])+$/,
-];
+const bracketKeys = [/^request\.headers\[[^[\]]+\]$/, /^request\.auth\.claims(\[[^[\]]+\])+$/];
 const examples = [
   ...plainKeys.keys(),
   serviceAccountKey,

@@ -10,6 +10,13 @@ import type { Acknowledgement, DeltaRequest, DeltaResponse } from "../subscripti
 import { type ConfigType, configTypeOf, configTypes } from "./config-type.js";
 import { encodeConfig } from "./encode.js";
 
+/** What decides who may; keys before the rules that need them. */
+const guards: readonly ConfigType[] = [
+  configTypeOf.key_set,
+  configTypeOf.request_authentication,
+  configTypeOf.request_policy,
+];
+
 /** Bytes of resources and names in one response: below gRPC's usual receive limit of 4 MiB. */
 const responseBytes = 3_500_000;
 
@@ -145,7 +152,11 @@ export class ConfigStream {
 
   /** Policies alone: they go before the addresses that they may guard. */
   nextPolicies(): DeltaResponse | undefined {
-    return this.#subscriptions.get(configTypeOf.request_policy)?.next();
+    for (const type of guards) {
+      const response = this.#subscriptions.get(type)?.next();
+      if (response) return response;
+    }
+    return undefined;
   }
 
   /** Whether the client has taken all that there is. */
@@ -158,7 +169,7 @@ export class ConfigStream {
     for (const [type, subscription] of this.#subscriptions) {
       const response = subscription.next();
       if (response) return response;
-      if (type === configTypeOf.request_policy && subscription.blocked) return undefined;
+      if (guards.includes(type) && subscription.blocked) return undefined;
     }
     return undefined;
   }
