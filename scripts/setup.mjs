@@ -43,6 +43,7 @@ const toTest = [
     why: "is one of the ways to redirect, and used by CNI's portmap",
   },
   { command: "bpftool", debian: "bpftool", why: "reads the kernel's programs and links" },
+  { command: "curl", debian: "curl", why: "calls the services on the pages of docs/tasks" },
   { command: "python3", debian: "python3-minimal", why: "sends what no library of ours would" },
   {
     command: "clang-14",
