@@ -29,7 +29,7 @@ async fn faults_delay_and_abort() {
     let (echo, connections) = backend::serve(backend::echo).await;
     proxy.service("shop/cart", &[(echo, false)]);
     let fault = wire::Fault { delay_ms: 200, delay_per_million: ALL, ..Default::default() };
-    proxy.route(filters(vec![http_filter::Kind::Fault(fault.clone())]));
+    proxy.route(filters(vec![http_filter::Kind::Fault(fault)]));
     let begun = Instant::now();
     assert_eq!(status(&proxy.get("/", "").await), 200);
     assert!(begun.elapsed() >= Duration::from_millis(200));

@@ -89,6 +89,9 @@ pub(crate) struct Picked<W: World> {
     pub(crate) usage: Option<Usage>,
 }
 
+/// The last: a cookie that the client is to be sent.
+pub(crate) type Chosen<W> = (Picked<W>, Watch<W>, Option<http::HeaderValue>);
+
 /// What is told how an attempt went.
 #[derive(Debug)]
 pub(crate) struct Watch<W: World> {
@@ -156,12 +159,12 @@ impl<W: World> Balance<W> {
         names
     }
 
-    /// Chooses an endpoint, and counts the attempt. Gives the value of a cookie that the client is to be sent.
+    /// Chooses an endpoint, and counts the attempt.
     pub(crate) fn choose(
         &self,
         candidates: &Arc<Candidates<W>>,
         choice: Choice<'_, W>,
-    ) -> Result<(Picked<W>, Watch<W>, Option<http::HeaderValue>), UpstreamError> {
+    ) -> Result<Chosen<W>, UpstreamError> {
         let Some(key) = &candidates.service else {
             let only = candidates.list.first().ok_or_else(|| none("there is no endpoint".to_owned()))?;
             let (endpoint, key) = (only.endpoint.clone(), only.key.clone());

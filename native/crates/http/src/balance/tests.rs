@@ -86,14 +86,12 @@ fn asking() -> Asking {
     Asking { subset: None, headers: HeaderMap::new(), tried: Vec::new() }
 }
 
-type Chosen = (Picked<Names>, Watch<Names>, Option<http::HeaderValue>);
-
 impl Asking {
     fn choose(
         &self,
         balance: &Balance<Names>,
         among: &Arc<Candidates<Names>>,
-    ) -> Result<Chosen, UpstreamError> {
+    ) -> Result<Chosen<Names>, UpstreamError> {
         let input = HashInput { headers: &self.headers, query: None, source_ip: [10, 0, 0, 1].into() };
         balance.choose(among, Choice { subset: self.subset, input, tried: &self.tried })
     }

@@ -155,7 +155,7 @@ impl<W: World> View<W> {
             return Usable::First(self.nearest);
         }
         let was_tried = |entry: &Entry| tried.contains(&self.candidates.list[entry.at].key);
-        let fit = |entry: &Entry| !(avoids && entry.state.is_ejected(now_ms)) && !was_tried(entry);
+        let fit = |entry: &Entry| !(was_tried(entry) || avoids && entry.state.is_ejected(now_ms));
         let first_fit = |fit: &dyn Fn(&Entry) -> bool| {
             let steps = self.members.iter().find(|entry| fit(entry))?.steps;
             let numbered = self.members.iter().enumerate();

@@ -87,6 +87,6 @@ impl Tapped {
     }
 
     pub(super) fn size_hint(&self) -> SizeHint {
-        self.hint.clone()
+        self.hint
     }
 }

@@ -29,6 +29,7 @@ pub(super) struct Sent<K: Hash + Eq> {
 }
 
 /// What a request is answered with.
+#[allow(clippy::large_enum_variant, reason = "the large one is the usual one, and would cost an allocation")]
 pub(super) enum Answer<K: Hash + Eq> {
     Own(Response<Bytes>),
     Upstream { sent: Sent<K>, timeouts: Timeouts },

@@ -51,7 +51,7 @@ pub(super) async fn serve(options: Options) -> anyhow::Result<()> {
             let service = service_fn(move |request| {
                 let name = Arc::clone(&name);
                 let number = answered.fetch_add(1, Ordering::Relaxed) + 1;
-                let fails = options.fail_every.is_some_and(|every| number % every == 0);
+                let fails = options.fail_every.is_some_and(|every| number.is_multiple_of(every));
                 async move {
                     Ok::<_, Infallible>(match fails {
                         true => plain(StatusCode::SERVICE_UNAVAILABLE, "not this time"),
