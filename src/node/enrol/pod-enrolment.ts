@@ -172,9 +172,9 @@ export class PodEnrolment {
     this.#state = { phase: "pairing" };
     const netns = await pairing.pair(pod);
     this.#netns = netns;
-    this.#state = { phase: "announcing" };
     // From here nothing leaks, and the data plane finds what it looks for.
     await this.#layers.prepare(this.#pod, netns);
+    this.#state = { phase: "announcing" };
     if (signal.aborted) return this.#pause();
     const { name, namespace, serviceAccount } = pod;
     // Ends with the attempt, and with the wish for it.

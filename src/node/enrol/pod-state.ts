@@ -34,7 +34,7 @@ export type ReportedState = "enrolled" | "pending" | "failed" | "out";
 export function report(state: PodState): { readonly state: ReportedState; readonly reason?: string } {
   switch (state.phase) {
     case "pairing":
-      return { state: "pending", reason: "its network namespace is being verified" };
+      return { state: "pending", reason: "its network namespace is being verified and guarded" };
     case "announcing":
       return { state: "pending", reason: "waiting for the data plane to serve it" };
     case "capturing":
