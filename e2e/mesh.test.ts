@@ -369,6 +369,14 @@ describe("Meltemi on a cluster of two nodes", () => {
     expect(await refused(kubectl("auth", "can-i", "--as", account, ...question))).toMatch(/no/);
   });
 
+  it("has found nothing to repair", async () => {
+    for (const node of ["n1", "n2"]) {
+      const log = await kubectl("-n", system, "logs", (await agentOn(node)).name, "-c", "agent");
+      expect(log).toContain("pod enrolled");
+      expect(log).not.toContain("capture repaired");
+    }
+  });
+
   it("lets the pods out again when the label goes", async () => {
     await kubectl("label", "namespace", "shop", "istio.io/dataplane-mode-");
     await eventually(
