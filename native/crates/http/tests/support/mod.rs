@@ -116,7 +116,11 @@ impl World for TestWorld {
 
     async fn connect(&self, endpoint: &SocketAddr) -> Result<TcpStream, UpstreamError> {
         self.connects.fetch_add(1, SeqCst);
-        TcpStream::connect(endpoint).await.map_err(|error| UpstreamError {
+        let connected = TcpStream::connect(endpoint).await.and_then(|tcp| {
+            tcp.set_nodelay(true)?;
+            Ok(tcp)
+        });
+        connected.map_err(|error| UpstreamError {
             cause: Cause::UpstreamConnectFailed,
             message: error.to_string(),
             policy: None,
@@ -172,6 +176,7 @@ impl Proxy {
         let (serving, draining) = (core.clone(), drain.clone());
         tokio::spawn(async move {
             while let Ok((tcp, peer)) = listener.accept().await {
+                let _ = tcp.set_nodelay(true);
                 let parent = Parent::Service(ServiceKey::new("shop/cart").unwrap());
                 let client = Arc::new(Client {
                     caller: Caller {

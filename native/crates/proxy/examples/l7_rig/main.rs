@@ -70,7 +70,7 @@ async fn main() {
     let backend = listen(Ipv4Addr::LOCALHOST.into(), 0).await;
     let backend_tls = listen(Ipv4Addr::LOCALHOST.into(), 0).await;
     let (plain_at, tls_at) = (backend.local_addr().unwrap(), backend_tls.local_addr().unwrap());
-    tokio::spawn(accept(backend, |tcp| answer::serve(tcp)));
+    tokio::spawn(accept(backend, answer::serve));
     tokio::spawn(party::endpoint_tls(endpoint.clone(), backend_tls));
 
     let mut waypoint = waypoint(&flags).await;
