@@ -26,7 +26,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 const A: Ipv4Addr = Ipv4Addr::new(127, 0, 3, 1);
 
 /// Answers every request with a name.
-fn named(name: &'static str) -> impl Fn(TunnelIo) -> std::pin::Pin<Box<dyn Future<Output = ()> + Send>> + Clone {
+fn named(
+    name: &'static str,
+) -> impl Fn(TunnelIo) -> std::pin::Pin<Box<dyn Future<Output = ()> + Send>> + Clone {
     move |io| {
         Box::pin(async move {
             let service = hyper::service::service_fn(move |_: Request<Incoming>| async move {
@@ -82,8 +84,10 @@ fn subsets_of_a_traffic_policy_are_gone_to() {
         let (one, two) = (pod("web1", 1), pod("web2", 2));
         let subset = |name: &str, uids: Vec<String>| wire::Subset { name: name.into(), workload_uids: uids };
         let policy = |v1: Vec<String>, v2: Vec<String>| {
-            let message =
-                wire::TrafficPolicy { subsets: vec![subset("v1", v1), subset("v2", v2)], ..Default::default() };
+            let message = wire::TrafficPolicy {
+                subsets: vec![subset("v1", v1), subset("v2", v2)],
+                ..Default::default()
+            };
             resource(ResourceType::TrafficPolicy, KEY, &message)
         };
         mesh.control.put(policy(vec![one.uid()], vec![two.uid()]));
@@ -187,7 +191,8 @@ fn a_websocket_carries_bytes_both_ways() {
                 head.push_str(std::str::from_utf8(&bytes).unwrap());
             }
             assert!(head.contains("upgrade: websocket\r\n"), "{head}");
-            let answer = b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n";
+            let answer =
+                b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n";
             io.write_all(answer).await.unwrap();
             lab::echo(io).await;
         };

@@ -59,7 +59,8 @@ pub(super) fn request(waypoint: &Waypoint, exchange: &Exchange<Waypoint>) {
     }
     if let Some(policy) = &exchange.policy {
         let denied = [Cause::PolicyDenied, Cause::ExternalDenied, Cause::ExternalFailed];
-        let action = if exchange.cause.is_some_and(|cause| denied.contains(&cause)) { "deny" } else { "allow" };
+        let action =
+            if exchange.cause.is_some_and(|cause| denied.contains(&cause)) { "deny" } else { "allow" };
         waypoint.telemetry.metrics().policy_match(policy, action);
     }
     let duration = exchange.begun.elapsed();
