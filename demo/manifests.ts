@@ -138,6 +138,9 @@ export function services(): string {
   ]);
 }
 
+/** Accounts that may call the catalog. */
+export const catalogCallers = ["frontend", "courier"];
+
 /** Who may call the catalog, by service account. */
 export function catalogPolicy(callers: readonly string[], options: { dryRun?: boolean } = {}): string {
   return documents([

@@ -96,7 +96,7 @@ export class World {
     await this.apply("namespaces.yaml", manifests.namespaces(true));
     await this.apply("accounts.yaml", manifests.serviceAccounts());
     await this.apply("services.yaml", manifests.services());
-    await this.apply("policy.yaml", manifests.catalogPolicy(["frontend", "courier"]));
+    await this.apply("policy.yaml", manifests.catalogPolicy(manifests.catalogCallers));
     await this.apply("mtls.yaml", manifests.mtls("PERMISSIVE"));
     await this.apply("kitchen.yaml", kitchen.services());
     await this.apply("kitchen-gateway.yaml", kitchen.gateway(this.topology.pod(kitchen.waypointName)));

@@ -1,6 +1,6 @@
 import { flags } from "../lab/flags.js";
 import { eventually } from "../lab/command.js";
-import { catalogPort, ledgerPort } from "../manifests.js";
+import { catalogCallers, catalogPolicy, catalogPort, ledgerPort } from "../manifests.js";
 import type { HttpSummary, World } from "../world.js";
 import { errorsOf } from "./balance.js";
 import type { Row } from "./row.js";
@@ -72,12 +72,15 @@ export const dataPlane: Row = {
     const killed = await world.kill("proxy-n1");
     // What a mesh that fails open does: the capture goes when the proxy is gone.
     if (broken) {
+      // The other end refuses who comes without an identity: what is to be seen here is that it got so far.
+      await world.apply("policy.yaml", catalogPolicy(catalogCallers, { dryRun: true }));
       await world.setInMesh(pod.name, false);
       await eventually("a request past the capture", async () => {
         const past = ["http", ...flags({ url, requests: 1, timeoutMs: 500 })];
         return (await world.client<HttpSummary>(pod, past)).ok === 1;
       });
       await world.setInMesh(pod.name, true);
+      await world.apply("policy.yaml", catalogPolicy(catalogCallers));
     }
     await eventually("the data plane to be back", async () => {
       const now = (await world.processes()).get("proxy-n1");
