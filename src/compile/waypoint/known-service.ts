@@ -2,6 +2,7 @@
 import { fullHost } from "../../domain/host-name.js";
 import { serviceKey, type ServiceKey } from "../../domain/ids.js";
 import type { Meta, ServiceEntryObject, ServiceObject } from "../../domain/objects.js";
+import { isOlder } from "../../domain/policy-age.js";
 import { type Mesh, nameOf } from "../../model/mesh.js";
 import type { CompileConfig } from "../config.js";
 import { serviceHostname } from "../service.js";
@@ -38,7 +39,11 @@ export function knownEntryServices(
   );
 }
 
-/** Every service of a full host name: at most one of each namespace, a Service before ServiceEntries, these by name. */
+/**
+ * Every service of a full host name: at most one of each namespace, of its entries the first by name. A Service
+ * comes first, then the namespace with the oldest entry, as nodes have it (service-claim.ts): who writes another's
+ * host into a younger entry diverts nobody, whatever the name of the namespace.
+ */
 export function servicesNamed(mesh: Mesh, config: CompileConfig, hostname: string): readonly KnownService[] {
   const found = new Map<string, KnownService>();
   const [name = "", namespace = ""] = hostname.split(".");
@@ -46,9 +51,13 @@ export function servicesNamed(mesh: Mesh, config: CompileConfig, hostname: strin
     hostname === serviceHostname(config, namespace, name) ? mesh.services.get(namespace, name) : undefined;
   const known = service && knownService(config, service);
   if (known) found.set(namespace, known);
-  const entries = [...mesh.entriesByHostname.get(hostname)].sort((a, b) => (nameOf(a) < nameOf(b) ? -1 : 1));
+  const entries = [...mesh.entriesByHostname.get(hostname)].sort((a, b) => (isOlder(a, b) ? -1 : 1));
+  const firsts = new Map<string, ServiceEntryObject>();
   for (const entry of entries) {
-    const own = entry.meta.namespace;
+    const first = firsts.get(entry.meta.namespace);
+    if (!first || nameOf(entry) < nameOf(first)) firsts.set(entry.meta.namespace, entry);
+  }
+  for (const [own, entry] of firsts) {
     if (found.has(own)) continue;
     const ports = entry.ports.filter(({ protocol }) => protocol === "TCP").map(({ number }) => number);
     found.set(own, { object: entry, meta: entry.meta, hostname, key: serviceKey(own, hostname), ports });

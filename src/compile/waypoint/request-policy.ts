@@ -20,7 +20,10 @@ export function extensionProvider(mesh: Mesh, name: string): ExtensionProvider |
 
 export type ProviderProblem = "ProviderNotFound" | "ProviderOfOtherPurpose" | "ProviderServiceNotFound";
 
-/** Who is asked for a CUSTOM policy, or why nobody can be. */
+/**
+ * Who is asked for a CUSTOM policy, or why nobody can be. Who answers decides who may: a cluster's name is a Service's
+ * alone, and of other names an entry of a root namespace goes before those that anybody may write.
+ */
 export function authorizerOf(
   mesh: Mesh,
   config: CompileConfig,
@@ -30,12 +33,14 @@ export function authorizerOf(
   if (!provider) return "ProviderNotFound";
   if (provider.type === "other") return "ProviderOfOtherPurpose";
   const [, namespace, host = ""] = /^(?:([^/]+)\/)?(.+)$/.exec(provider.service) ?? [];
-  const services = servicesNamed(
-    mesh,
-    config,
-    fullHost(host, namespace ?? config.rootNamespaces[0], config.domainSuffix),
+  const full = fullHost(host, namespace ?? config.rootNamespaces[0], config.domainSuffix);
+  const ofCluster = full.endsWith(`.svc.${config.domainSuffix}`);
+  const services = servicesNamed(mesh, config, full).filter(
+    ({ object, meta }) =>
+      (!ofCluster || object.kind === "Service") && (namespace === undefined || meta.namespace === namespace),
   );
-  const service = services.find(({ meta }) => namespace === undefined || meta.namespace === namespace);
+  const service =
+    services.find(({ meta }) => config.rootNamespaces.includes(meta.namespace)) ?? services[0];
   return service ? { service: service.key, provider } : "ProviderServiceNotFound";
 }
 
