@@ -91,7 +91,8 @@ export function servicesOfPod(mesh: Mesh, config: CompileConfig, pod: PodObject)
     const service = mesh.services.get(slice.meta.namespace, slice.serviceName);
     const endpoint = slice.endpoints.find((one) => isEndpoint(pod, slice, one));
     if (!service || service.type === "ExternalName" || !endpoint || isGone(endpoint)) continue;
-    if (!endpoint.ready) ready = false;
+    // A slice of another namespace may list the address; whether the pod takes requests is not for it to say.
+    if (!endpoint.ready && slice.meta.namespace === namespace) ready = false;
     const key = keyOf(service, config);
     // A slice for each address family: the ports are the same.
     if (!services.has(key)) services.set(key, slicePorts(service, slice));

@@ -14,7 +14,7 @@ use meltemi_types::workload::gateway_address::Destination;
 use meltemi_types::workload::{NamespacedHostname, NetworkAddress};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use support::objects::{PodSpec, allow_account, behind, service};
+use support::objects::{PodSpec, allow_account, behind, in_namespace, listed_by, service};
 use support::world::{Pod, World};
 use support::{DEADLINE, sandbox, soon};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -246,6 +246,28 @@ fn only_a_pods_own_waypoint_speaks_for_others() {
         // Not even who is let in comes around it, in whatever words.
         assert!(matches!(claim(&world, "a").await, Err(OpenError::Refused { .. })));
         n2.record("refusal", |r| r["reason"] == "waypoint_bypassed").await;
+    });
+}
+
+#[test]
+fn a_service_of_another_namespace_does_not_say_who_speaks_for_a_pods_callers() {
+    sandbox::run("a_service_of_another_namespace_does_not_say_who_speaks_for_a_pods_callers", || async {
+        let world = world();
+        let b = world.pod("b");
+        echo(b);
+        // Whoever may write EndpointSlices somewhere can list the address of anybody's pod.
+        let theirs = service("x.evil.svc.cluster.local", Ipv4Addr::new(10, 96, 0, 9), 80, 8080);
+        world.control.put(in_namespace("evil", behind(theirs, at_address())));
+        world.control.put(listed_by("evil/x.evil.svc.cluster.local", 80, 8080, b.spec.object()));
+        let n2 = world.proxy("n2").await;
+        assert!(matches!(claim(&world, "w").await, Err(OpenError::Refused { .. })));
+        n2.record("refusal", |r| {
+            r["reason"] == "policy_denied" && r["src_identity"] == "spiffe://cluster.local/ns/default/sa/w"
+        })
+        .await;
+        // The pod's own service does.
+        world.control.put(behind(service(HOST, VIP, 80, 8080), at_address()));
+        soon("the waypoint", async { while claim(&world, "w").await.is_err() {} }).await;
     });
 }
 

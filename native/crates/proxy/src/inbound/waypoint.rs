@@ -29,7 +29,8 @@ impl Claim {
     }
 }
 
-/// Whether `peer` is a waypoint that connections to the workload pass: its own, or that of one of its services.
+/// Whether `peer` is a waypoint that connections to the workload pass: its own, or that of one of its services. Services
+/// of other namespaces are not asked: anybody's EndpointSlice may list the workload's address.
 pub(super) async fn speaks_for(pod: &Pod, workload: &Workload, peer: &Identity, deadline: Instant) -> bool {
     if let Some(own) = &workload.waypoint
         && is_at(pod, own, peer, deadline).await
@@ -38,6 +39,7 @@ pub(super) async fn speaks_for(pod: &Pod, workload: &Workload, peer: &Identity, 
     }
     for entry in &*workload.services {
         if let Ok(Some(service)) = pod.node.mesh.resolve_service(&entry.service, deadline).await
+            && service.namespace == workload.namespace
             && let Some(waypoint) = &service.waypoint
             && is_at(pod, waypoint, peer, deadline).await
         {

@@ -153,6 +153,29 @@ pub fn behind(object: Object, destination: workload::gateway_address::Destinatio
     })
 }
 
+/// A service that somebody made in another namespace than `default`.
+pub fn in_namespace(namespace: &str, object: Object) -> Object {
+    let mut object = change(object, |what| match what {
+        address::Type::Workload(_) => panic!("a service"),
+        address::Type::Service(service) => service.namespace = namespace.into(),
+    });
+    object.name = format!("{namespace}/{}", object.name.split_once('/').unwrap().1);
+    object
+}
+
+/// A workload that a further service has as its endpoint; `service` is NAMESPACE/HOSTNAME.
+pub fn listed_by(service: &str, port: u16, target: u16, object: Object) -> Object {
+    let port = Port { service_port: port.into(), target_port: target.into(), app_protocol: 0 };
+    let mut object = change(object, |what| match what {
+        address::Type::Workload(workload) => {
+            workload.services.insert(service.into(), PortList { ports: vec![port] });
+        }
+        address::Type::Service(_) => panic!("a workload"),
+    });
+    object.endpoint_of.push(service.into());
+    object
+}
+
 /// A policy that is only tried.
 pub fn dry_run(mut object: Object) -> Object {
     let message = Authorization::decode(object.body.as_slice()).unwrap();
