@@ -231,7 +231,7 @@ class Connection {
 
   /**
    * Request policies first, then what they may guard, then the routes that lead there. What a waypoint is no
-   * longer told of goes when no route can lead there any more.
+   * longer told of goes when no route can lead there any more, and its policies after it.
    */
   #next(): DeltaResponse | undefined {
     const stream = this.#stream;
@@ -244,7 +244,9 @@ class Connection {
     const config = this.#configs.next();
     if (config || !this.#configs.settled) return config;
     stream?.release();
-    return stream?.next();
+    const released = stream?.next();
+    if (released || stream?.blocked) return released;
+    return this.#configs.nextTakenBack();
   }
 
   /** One message is with the transport at a time: what the peer does not read stays a set of names. */

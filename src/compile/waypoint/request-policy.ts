@@ -39,8 +39,7 @@ export function authorizerOf(
     ({ object, meta }) =>
       (!ofCluster || object.kind === "Service") && (namespace === undefined || meta.namespace === namespace),
   );
-  const service =
-    services.find(({ meta }) => config.rootNamespaces.includes(meta.namespace)) ?? services[0];
+  const service = services.find(({ meta }) => config.rootNamespaces.includes(meta.namespace)) ?? services[0];
   return service ? { service: service.key, provider } : "ProviderServiceNotFound";
 }
 

@@ -160,6 +160,53 @@ describe("configuration for waypoints", () => {
     expect(drain(stream).names).toEqual(["shop/q", "HTTPRoute/shop/a"]);
   });
 
+  it("takes policies back when what they guarded is gone, and waits for nothing else", () => {
+    const hub = new ConfigHub(() => 0);
+    const moved = (waypoint: string): void =>
+      hub.applyChange({ configs: [policy("p", [waypoint]), route("a", [waypoint])], removedConfigs: [] })();
+    moved("shop/w1");
+    const { stream } = opened(hub, "shop/w1");
+    stream.request(policies, asking());
+    stream.request(routes, asking());
+    expect(drain(stream).names).toEqual(["shop/p", "HTTPRoute/shop/a"]);
+    moved("shop/w2");
+    expect(stream.nextPolicies(), "the policy stays").toBeUndefined();
+    expect(stream.settled, "the route is still there").toBe(false);
+    expect(stream.nextTakenBack()).toBeUndefined();
+    // A policy that comes meanwhile goes first, and does not take the other one along.
+    hub.applyChange({ configs: [policy("q", ["shop/w1"])], removedConfigs: [] })();
+    const first = stream.nextPolicies();
+    expect([namesIn(first), first?.removed]).toEqual([["shop/q"], []]);
+    const second = stream.next();
+    expect([second?.type, second?.removed], "q's answer holds up no route").toEqual([
+      routes,
+      ["HTTPRoute/shop/a"],
+    ]);
+    stream.request(policies, asking({ subscribe: [], nonce: first?.nonce ?? "" }));
+    expect(stream.nextTakenBack(), "the client has not let go of the route").toBeUndefined();
+    stream.request(routes, asking({ subscribe: [], nonce: second?.nonce ?? "" }));
+    expect([stream.next(), stream.settled], "a policy to be taken back is waited for by none").toEqual([
+      undefined,
+      true,
+    ]);
+    const last = stream.nextTakenBack();
+    expect([last?.type, last?.removed]).toEqual([policies, ["shop/p"]]);
+    stream.request(policies, asking({ subscribe: [], nonce: last?.nonce ?? "" }));
+    expect(stream.nextTakenBack()).toBeUndefined();
+  });
+
+  it("keeps a policy that comes back before it was taken", () => {
+    const hub = new ConfigHub(() => 0);
+    hub.applyChange({ configs: [policy("p", ["shop/w1"])], removedConfigs: [] })();
+    const { stream } = opened(hub, "shop/w1");
+    stream.request(policies, asking());
+    drain(stream);
+    hub.applyChange({ configs: [], removedConfigs: [{ kind: "request_policy", name: "shop/p" }] })();
+    expect(stream.next()).toBeUndefined();
+    hub.applyChange({ configs: [policy("p", ["shop/w1"])], removedConfigs: [] })();
+    expect([stream.next(), stream.nextTakenBack()]).toEqual([undefined, undefined]);
+  });
+
   it("is told whole: a name is no subscription", () => {
     const { stream } = opened(new ConfigHub(() => 0), "shop/w1");
     expect(() => stream.request(routes, asking({ subscribe: ["HTTPRoute/other/secret"] }))).toThrow(

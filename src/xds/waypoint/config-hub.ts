@@ -85,9 +85,19 @@ class ConfigSubscription {
     return this.#unacknowledged === undefined && this.#pending.size === 0;
   }
 
-  /** Whether the client has yet to answer what it was told last. */
+  /** Whether the client has taken all that there is for it; it may still hold what is to be taken back. */
+  get told(): boolean {
+    return this.#unacknowledged === undefined && !this.#hasNews;
+  }
+
+  /** Whether there is something for the client, which has yet to answer what it was told last. */
   get blocked(): boolean {
-    return this.#unacknowledged !== undefined && this.#pending.size > 0;
+    return this.#unacknowledged !== undefined && this.#hasNews;
+  }
+
+  get #hasNews(): boolean {
+    for (const name of this.#pending) if (this.shelf.get(name)?.isFor(this.waypoint)) return true;
+    return false;
   }
 
   touch(name: string, atMs: number): void {
@@ -96,19 +106,22 @@ class ConfigSubscription {
     this.#changedAtMs ??= atMs;
   }
 
-  next(): DeltaResponse | undefined {
+  /** Without `takeBack`, what is no longer for the client stays with it, and pending. */
+  next(takeBack: boolean): DeltaResponse | undefined {
     if (!this.#started || this.#unacknowledged !== undefined || !this.isReady()) return undefined;
     const resources: Buffer[] = [];
     const removed: string[] = [];
     let bytes = 0;
     for (const name of this.#pending) {
       if (bytes >= responseBytes) break;
-      this.#pending.delete(name);
       const resource = this.shelf.get(name);
       if (!resource?.isFor(this.waypoint)) {
+        if (!takeBack && this.#held.has(name)) continue;
+        this.#pending.delete(name);
         if (this.#held.delete(name)) removed.push(name);
         continue;
       }
+      this.#pending.delete(name);
       const encoded = resource.encoded();
       if (this.#held.get(name) === encoded.version) continue;
       if (bytes > 0 && bytes + encoded.bytes.length > responseBytes) {
@@ -150,26 +163,44 @@ export class ConfigStream {
     this.#subscriptions.get(type)?.touch(name, atMs);
   }
 
-  /** Policies alone: they go before the addresses that they may guard. */
+  /** Policies alone: they go before the addresses that they may guard, and none is taken back. */
   nextPolicies(): DeltaResponse | undefined {
     for (const type of guards) {
-      const response = this.#subscriptions.get(type)?.next();
+      const response = this.#subscriptions.get(type)?.next(false);
       if (response) return response;
     }
     return undefined;
   }
 
-  /** Whether the client has taken all that there is. */
+  /** Whether the client has taken all that there is, but for policies that are to be taken back. */
   get settled(): boolean {
-    return [...this.#subscriptions.values()].every((subscription) => subscription.settled);
+    return [...this.#subscriptions].every(([type, subscription]) =>
+      guards.includes(type) ? subscription.told : subscription.settled,
+    );
   }
 
   /** What is served waits for newer policies: nothing is let through that they are about to refuse. */
   next(): DeltaResponse | undefined {
     for (const [type, subscription] of this.#subscriptions) {
-      const response = subscription.next();
+      const isGuard = guards.includes(type);
+      const response = subscription.next(!isGuard);
       if (response) return response;
-      if (guards.includes(type) && subscription.blocked) return undefined;
+      if (isGuard && subscription.blocked) return undefined;
+    }
+    return undefined;
+  }
+
+  /**
+   * Policies that are no longer the client's: to be asked for when nothing else is left to tell, so that what they
+   * guarded is gone first. Rules go before the keys that they need.
+   */
+  nextTakenBack(): DeltaResponse | undefined {
+    if (!this.settled) return undefined;
+    for (const type of [...guards].reverse()) {
+      const subscription = this.#subscriptions.get(type);
+      const response = subscription?.next(true);
+      if (response) return response;
+      if (subscription && !subscription.settled) return undefined;
     }
     return undefined;
   }
