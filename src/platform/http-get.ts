@@ -1,9 +1,12 @@
 /** One bounded GET over http or https: for documents of others, which may be slow, endless or somewhere else. */
+import { lookup, type LookupAddress } from "node:dns";
 import { existsSync, readFileSync } from "node:fs";
 import { request as httpRequest, type IncomingMessage } from "node:http";
 import { request as httpsRequest } from "node:https";
+import type { BlockList, LookupFunction } from "node:net";
 import { rootCertificates } from "node:tls";
 import { MeltemiError, messageOf } from "../domain/error.js";
+import { isListed } from "./node-addresses.js";
 
 export interface HttpGetOptions {
   /** Of all redirects together. */
@@ -37,10 +40,11 @@ export function systemRoots(environment: NodeJS.ProcessEnv): string | readonly s
 }
 
 /**
- * Answers with the body of a 200. Redirects are followed, never from https to http. Throws `unavailable` with a text
- * that names what went wrong and nothing of the body.
+ * Answers with the body of a 200. Redirects are followed, never from https to http, and no hop goes to an address of
+ * `refused`, whether it is written or resolved. Throws `unavailable` with a text that names what went wrong and
+ * nothing of the body.
  */
-export function httpGet(roots: () => string | readonly string[]): HttpGet {
+export function httpGet(roots: () => string | readonly string[], refused?: BlockList): HttpGet {
   return async (url, options) => {
     const late = AbortSignal.timeout(options.timeoutMs);
     const signal = AbortSignal.any([options.signal, late]);
@@ -50,7 +54,7 @@ export function httpGet(roots: () => string | readonly string[]): HttpGet {
     };
     let at = new URL(url);
     for (let hop = 0; ; hop += 1) {
-      const response = await answered(at, signal, roots).catch((error: unknown) => {
+      const response = await answered(at, signal, roots, refused).catch((error: unknown) => {
         throw failure(at, described(error));
       });
       const location = response.headers.location;
@@ -91,10 +95,18 @@ function answered(
   url: URL,
   signal: AbortSignal,
   roots: () => string | readonly string[],
+  refused: BlockList | undefined,
 ): Promise<IncomingMessage> {
   return new Promise((resolve, reject) => {
+    // An address that is written is not looked up.
+    if (refused && isListed(refused, url.hostname)) throw ofOwnNode(url.hostname);
     // A connection of its own: keys are fetched seldom.
-    const options = { signal, agent: false as const, headers: { accept: "application/json" } };
+    const options = {
+      signal,
+      agent: false as const,
+      headers: { accept: "application/json" },
+      ...(refused && { lookup: lookupOutside(refused) }),
+    };
     const request =
       url.protocol === "https:"
         ? httpsRequest(url, { ...options, ca: asCa(roots()) }, resolve)
@@ -102,6 +114,23 @@ function answered(
     request.on("error", reject);
     request.end();
   });
+}
+
+function ofOwnNode(host: string): MeltemiError {
+  return new MeltemiError("unavailable", `${host} is an address of the control plane's own node; refused`);
+}
+
+/** The look-up of the connection itself: a name cannot become another address after it was judged. */
+function lookupOutside(refused: BlockList): LookupFunction {
+  return (hostname, options, callback) => {
+    lookup(hostname, { ...options, all: true }, (error, found: LookupAddress[]) => {
+      const [first] = error ? [] : found;
+      if (error) callback(error, []);
+      else if (found.some(({ address }) => isListed(refused, address))) callback(ofOwnNode(hostname), []);
+      else if (options.all === true || !first) callback(null, found);
+      else callback(null, first.address, first.family);
+    });
+  };
 }
 
 function asCa(roots: string | readonly string[]): string | string[] {

@@ -4,6 +4,7 @@ import type { SourceEvent } from "../../domain/source-event.js";
 import type { Clock } from "../../platform/clock.js";
 import { httpGet, systemRoots } from "../../platform/http-get.js";
 import type { Logger } from "../../platform/logger.js";
+import { nodeAddresses } from "../../platform/node-addresses.js";
 import type { Random } from "../../platform/random.js";
 import { KeySetSource } from "../../sources/jwks/key-set-source.js";
 
@@ -13,11 +14,13 @@ export interface KeySetsOptions {
   readonly log: Logger;
   readonly registry: Registry;
   readonly environment: NodeJS.ProcessEnv;
+  /** On one machine issuers may be on it; on a cluster, whoever owns a namespace says what is fetched. */
+  readonly standalone: boolean;
   readonly onEvents: (events: readonly SourceEvent[]) => void;
   readonly signal: AbortSignal;
 }
 
-export function openKeySets({ registry, environment, ...options }: KeySetsOptions): KeySetSource {
+export function openKeySets({ registry, environment, standalone, ...options }: KeySetsOptions): KeySetSource {
   const registers = [registry];
   const fetches = new Counter({
     name: "meltemi_jwks_fetches_total",
@@ -28,7 +31,7 @@ export function openKeySets({ registry, environment, ...options }: KeySetsOption
   const source = new KeySetSource({
     ...options,
     // Read with each request over TLS: the file may be renewed.
-    get: httpGet(() => systemRoots(environment)),
+    get: httpGet(() => systemRoots(environment), standalone ? undefined : nodeAddresses()),
     metrics: { fetched: (good) => fetches.inc({ result: good ? "ok" : "failed" }) },
   });
   new Gauge({

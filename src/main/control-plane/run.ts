@@ -179,6 +179,7 @@ async function run(options: ControlPlaneOptions, stop: AbortController): Promise
     log,
     registry,
     environment: process.env,
+    standalone: ground.standalone,
     onEvents: (events) => {
       apply(events);
       ground.changed({ events, problems }, compiler.mesh);

@@ -39,6 +39,9 @@ test("an issuer's metadata is believed of itself alone", () => {
   expect(() => read({ ...metadata, issuer: "https://other.example" })).toThrow("another issuer");
   expect(() => read({ ...metadata, jwks_uri: "file:///etc/passwd" })).toThrow("jwks_uri");
   expect(() => read({ issuer: metadata.issuer })).toThrow("jwks_uri");
+  const plain = "http://keys.example/set";
+  expect(() => read({ ...metadata, jwks_uri: plain })).toThrow("its jwks_uri is http");
+  expect(readDiscovery(JSON.stringify({ jwks_uri: plain }), "http://issuer.example")).toBe(plain);
 });
 
 test.each([

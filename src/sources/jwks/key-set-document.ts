@@ -37,14 +37,20 @@ export function readKeySet(text: string): string {
   return JSON.stringify({ keys });
 }
 
-/** `jwks_uri` of an issuer's metadata. Throws `bad_input` where it is not there, or of another issuer. */
+/**
+ * `jwks_uri` of an issuer's metadata. Throws `bad_input` where it is not there, of another issuer, or http of an
+ * https issuer.
+ */
 export function readDiscovery(text: string, issuer: string): string {
   const metadata = discoveryShape.safeParse(parsed(text));
   if (!metadata.success) throw bad("it is no OpenID provider's metadata with a jwks_uri");
   // OpenID Connect Discovery, 4.3: who answers for another issuer is not believed.
   if (metadata.data.issuer !== undefined && metadata.data.issuer !== issuer)
     throw bad("it is the metadata of another issuer");
-  return metadata.data.jwks_uri;
+  const keys = metadata.data.jwks_uri;
+  if (new URL(issuer).protocol === "https:" && new URL(keys).protocol !== "https:")
+    throw bad("its jwks_uri is http, which an https issuer's must not be");
+  return keys;
 }
 
 /** For how long an answer may be kept, in milliseconds; undefined where it does not say. */
