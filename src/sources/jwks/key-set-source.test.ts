@@ -125,3 +125,35 @@ test("what is no longer wanted is asked for no more, and its answer comes to nob
   site.source.want(new Map([[`uri:${url}`, 5_000]]));
   expect(site.asked, "after the end").toHaveLength(1);
 });
+
+test("at most 64 sets are fetched at once, and one that is no longer wanted gives its turn away", async () => {
+  const clock = new VirtualClock();
+  const asked: string[] = [];
+  const answers: (() => void)[] = [];
+  const source = new KeySetSource({
+    get: (address) => {
+      asked.push(address);
+      return new Promise((resolve) => answers.push(() => resolve({ body: keys("a"), cacheControl: "" })));
+    },
+    clock,
+    random: steadyRandom(0.5),
+    log: new RecordingLogger(),
+    metrics: { fetched: () => undefined },
+    onEvents: () => undefined,
+    signal: new AbortController().signal,
+  });
+  const names = Array.from({ length: 67 }, (_, index) => `uri:https://issuer.example/${index}`);
+  const wanted = new Map(names.map((name) => [name, 5_000]));
+  source.want(wanted);
+  await clock.advance(0);
+  expect(asked).toHaveLength(64);
+  wanted.delete("uri:https://issuer.example/64");
+  source.want(wanted);
+  answers[0]?.();
+  await clock.advance(0);
+  expect(asked.slice(64)).toEqual(["https://issuer.example/65"]);
+  answers[1]?.();
+  answers[2]?.();
+  await clock.advance(0);
+  expect(asked.slice(64)).toEqual(["https://issuer.example/65", "https://issuer.example/66"]);
+});

@@ -8,6 +8,7 @@ import type { SourceEvent } from "../../domain/source-event.js";
 import type { Cancel, Clock } from "../../platform/clock.js";
 import type { HttpGet } from "../../platform/http-get.js";
 import type { Logger } from "../../platform/logger.js";
+import { Turns } from "../../platform/turns.js";
 import { backoffMs, jitter, type Random } from "../../platform/random.js";
 import { maxAgeMs, readDiscovery, readKeySet } from "./key-set-document.js";
 
@@ -17,6 +18,8 @@ const soonestMs = 5_000;
 const refreshJitter = 0.1;
 const firstRetryMs = 1_000;
 const lastRetryMs = 60_000;
+/** Sets that are fetched at the same time; others wait. */
+const mostFetches = 64;
 const limits = { mostBytes: 1 << 20, redirects: 5 } as const;
 
 export interface KeySetMetrics {
@@ -53,6 +56,7 @@ export interface KeySetCounts {
 export class KeySetSource {
   readonly #options: KeySetSourceOptions;
   readonly #wanted = new Map<string, Wanted>();
+  readonly #turns = new Turns(mostFetches);
 
   constructor(options: KeySetSourceOptions) {
     this.#options = options;
@@ -102,7 +106,7 @@ export class KeySetSource {
     const before = { jwks: wanted.jwks, problem: wanted.problem };
     let delayMs: number;
     try {
-      const { jwks, freshMs } = await this.#fetch(name, wanted);
+      const { jwks, freshMs } = await this.#turns.run(() => this.#fetch(name, wanted), wanted.ended.signal);
       if (wanted.ended.signal.aborted) return;
       wanted.jwks = jwks;
       wanted.problem = undefined;
