@@ -14,6 +14,8 @@ import { readTargetRefs } from "./target-refs.js";
 /** Istio's own. */
 const fetchTimeoutMs = 5_000;
 const longestTimeoutMs = 60_000;
+/** Each may need keys that are fetched. */
+const mostRules = 16;
 const headerName = /^[A-Za-z0-9!#$%&'*+.^_`|~-]+$/;
 /** Framing and connections are no token's to say. */
 const reserved = new Set(["host", "content-length", "transfer-encoding", "connection", "te", "upgrade"]);
@@ -148,7 +150,12 @@ export function decodeRequestAuthentication(root: Fields, apiVersion: string): R
       hint: "write two objects",
     });
   }
-  const rules = present(spec.children("jwtRules").map(readJwtRule));
+  const written = spec.children("jwtRules");
+  if (written.length > mostRules) {
+    const message = `has ${written.length} rules; at most ${mostRules} are taken`;
+    spec.report.error(spec.at("jwtRules"), { message, hint: "write several objects" });
+  }
+  const rules = present(written.slice(0, mostRules).map(readJwtRule));
   if (!spec.has("jwtRules") || spec.isEmptyList("jwtRules")) {
     spec.report.warning(spec.at("jwtRules"), {
       message: "is missing: no token is looked at",
