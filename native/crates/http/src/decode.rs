@@ -59,11 +59,15 @@ pub fn route(name: &str, message: &wire::HttpRoute) -> Result<Route> {
         created_ms: message.created_ms,
         parents: each("parents", &message.parents, parent)?.into(),
         hosts: hosts.into(),
-        consumer: (!message.consumer_namespace.is_empty())
-            .then(|| Arc::from(message.consumer_namespace.as_str())),
+        consumer: consumer(message),
         rules: each("rules", &message.rules, |field, message| rule(field, &name, message))?.into(),
         name,
     })
+}
+
+/// A consumer route's namespace.
+pub fn consumer(message: &wire::HttpRoute) -> Option<Arc<str>> {
+    (!message.consumer_namespace.is_empty()).then(|| Arc::from(message.consumer_namespace.as_str()))
 }
 
 /// The parents alone, of a route that is refused otherwise.

@@ -37,7 +37,10 @@ struct ParentRoutes {
     producer: Attached,
     /// By the caller's namespace: they see these and no producer route.
     consumers: HashMap<Arc<str>, Attached>,
+    /// A producer's route was refused.
     broken: bool,
+    /// Namespaces a consumer route of which was refused. It is nobody else's affair.
+    broken_for: HashSet<Arc<str>>,
 }
 
 #[derive(Debug)]
@@ -64,9 +67,17 @@ impl Attached {
 #[derive(Debug, Default)]
 struct Known {
     routes: HashMap<Arc<str>, Arc<Route>>,
-    /// Refused and never good: their parents.
-    refused: HashMap<Arc<str>, Vec<Parent>>,
+    /// Refused and never good.
+    refused: HashMap<Arc<str>, Refused>,
     parents: HashMap<Parent, Arc<ParentRoutes>>,
+}
+
+/// What is known of a route that was refused.
+#[derive(Debug, Default)]
+struct Refused {
+    /// A consumer route's namespace.
+    consumer: Option<Arc<str>>,
+    parents: Vec<Parent>,
 }
 
 /// Shared; a look-up takes a read lock for one hash.
@@ -99,11 +110,11 @@ impl RouteTable {
                     touched.extend(route.parents.iter().map(|parent| parent.parent.clone()));
                     known.routes.insert(route.name.clone(), Arc::new(route));
                 }
-                Err((problem, parents)) => {
+                Err((problem, route)) => {
                     if !known.routes.contains_key(name) {
                         known.forget(name, &mut touched);
-                        touched.extend(parents.iter().cloned());
-                        known.refused.insert(name.into(), parents);
+                        touched.extend(route.parents.iter().cloned());
+                        known.refused.insert(name.into(), route);
                     }
                     refused.push((name.to_owned(), problem));
                 }
@@ -127,7 +138,13 @@ impl RouteTable {
         }
         let Some(routes) = self.known.read().parents.get(parent).cloned() else { return Found::NoRoutes };
         let consumer = routes.consumers.get(request.source_namespace);
-        let attached = consumer.filter(|routes| routes.is_at(request.port)).unwrap_or(&routes.producer);
+        let broken_for = routes.broken_for.contains(request.source_namespace);
+        let attached = match consumer.filter(|routes| routes.is_at(request.port)) {
+            Some(attached) => attached,
+            // The route that was refused would have been in place of the producer's.
+            None if broken_for => return Found::Broken,
+            None => &routes.producer,
+        };
         match attached.rules.find(request) {
             Some(entry) => {
                 let path = match entry.value.replaces_path() {
@@ -136,7 +153,7 @@ impl RouteTable {
                 };
                 Found::Rule { rule: entry.value.clone(), path }
             }
-            None if routes.broken => Found::Broken,
+            None if routes.broken || broken_for => Found::Broken,
             None if !attached.is_at(request.port) => Found::NoRoutes,
             None => Found::NoMatch,
         }
@@ -150,12 +167,12 @@ impl RouteTable {
     }
 }
 
-fn decode_route(name: &str, body: &[u8]) -> Result<Route, (String, Vec<Parent>)> {
+fn decode_route(name: &str, body: &[u8]) -> Result<Route, (String, Refused)> {
     let message = wire::HttpRoute::decode(body)
-        .map_err(|error| (format!("it is no HttpRoute: {error}"), Vec::new()))?;
+        .map_err(|error| (format!("it is no HttpRoute: {error}"), Refused::default()))?;
     decode::route(name, &message).map_err(|error| {
-        let parents = decode::parents(&message);
-        (error.to_string(), parents.into_iter().map(|parent| parent.parent).collect())
+        let parents = decode::parents(&message).into_iter().map(|parent| parent.parent).collect();
+        (error.to_string(), Refused { consumer: decode::consumer(&message), parents })
     })
 }
 
@@ -164,7 +181,7 @@ impl Known {
         if let Some(route) = self.routes.remove(name) {
             touched.extend(route.parents.iter().map(|parent| parent.parent.clone()));
         }
-        touched.extend(self.refused.remove(name).into_iter().flatten());
+        touched.extend(self.refused.remove(name).into_iter().flat_map(|route| route.parents));
     }
 
     fn rebuild(&mut self, parent: Parent) {
@@ -180,8 +197,15 @@ impl Known {
                 }
             }
         }
-        let broken = self.refused.values().flatten().any(|refused| *refused == parent);
-        if producer.is_empty() && consumers.is_empty() && !broken {
+        let refused = self.refused.values().filter(|route| route.parents.contains(&parent));
+        let (mut broken, mut broken_for) = (false, HashSet::new());
+        for route in refused {
+            match &route.consumer {
+                Some(namespace) => _ = broken_for.insert(namespace.clone()),
+                None => broken = true,
+            }
+        }
+        if producer.is_empty() && consumers.is_empty() && broken_for.is_empty() && !broken {
             self.parents.remove(&parent);
             return;
         }
@@ -189,6 +213,7 @@ impl Known {
             producer: Attached::new(&producer),
             consumers: consumers.into_iter().map(|(name, routes)| (name, Attached::new(&routes))).collect(),
             broken,
+            broken_for,
         };
         self.parents.insert(parent, Arc::new(routes));
     }

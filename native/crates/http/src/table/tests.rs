@@ -110,3 +110,23 @@ fn a_refused_route_keeps_its_last_good_version_or_breaks_what_it_was_for() {
     assert_eq!(find(&table, "/a", "", 80), "one");
     assert_eq!(table.apply([("x", &b"\xff"[..])], &[]).len(), 1);
 }
+
+#[test]
+fn a_refused_consumer_route_is_the_affair_of_its_namespace_alone() {
+    let table = RouteTable::default();
+    table.synced();
+    let mut bad = route("consumer", "/a", "team");
+    bad.rules[0].filters = vec![wire::HttpFilter::default()];
+    assert_eq!(put(&table, "c", &bad).len(), 1);
+    assert_eq!(find(&table, "/a", "team", 80), "Broken");
+    assert_eq!(find(&table, "/a", "other", 80), "NoRoutes");
+    put(&table, "p", &route("producer", "/a", ""));
+    assert_eq!(find(&table, "/a", "team", 80), "Broken", "not the producer's, whose place it would take");
+    assert_eq!(find(&table, "/a", "other", 80), "producer");
+    assert_eq!(find(&table, "/b", "other", 80), "NoMatch");
+    put(&table, "c2", &route("another", "/b", "team"));
+    assert_eq!(find(&table, "/b", "team", 80), "another");
+    assert_eq!(find(&table, "/a", "team", 80), "Broken");
+    table.apply([], &["c".to_owned(), "c2".to_owned()]);
+    assert_eq!(find(&table, "/a", "team", 80), "producer");
+}
