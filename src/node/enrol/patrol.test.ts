@@ -39,6 +39,7 @@ class Beat {
     inode: number,
     unannounced: Unannounced = { programs: true, sysctls },
     watched = true,
+    look: (membership: PatrolMembership) => void = (membership) => membership.looked(),
   ): PatrolMembership {
     const membership = this.patrol.join({
       inode,
@@ -47,7 +48,7 @@ class Beat {
       unannounced: () => unannounced,
       look: () => {
         this.looks.push(inode);
-        membership.looked();
+        look(membership);
       },
     });
     return membership;
@@ -120,6 +121,25 @@ describe("the patrol", () => {
     }
     expect(most).toBe(2);
     expect(new Set(beat.looks).size).toBe(500);
+  });
+
+  it("goes on to the others where the close look at one never ends", async () => {
+    const beat = new Beat();
+    beat.join(1, {}, true, () => undefined);
+    for (const inode of [2, 3]) beat.join(inode, {});
+    await beat.clock.advance(closeLookMs + 3 * roundMs);
+    expect(beat.looks).toEqual([1, 2, 3]);
+  });
+
+  it("goes on where a look throws, with the others in the same round and with the next one", async () => {
+    const beat = new Beat();
+    beat.join(1, {}, false, () => {
+      throw new Error("EMFILE");
+    });
+    beat.join(2, {}, false);
+    await beat.clock.advance(2 * roundMs);
+    expect(beat.looks).toEqual([1, 2, 1, 2]);
+    expect(beat.log.messages).toContain("captured namespace not looked at");
   });
 
   it("asks programs of the system about a few namespaces a round where only they can tell", async () => {

@@ -90,13 +90,17 @@ export class Patrol {
 
   async #round(): Promise<void> {
     this.#walking = true;
-    const members = [...this.#members];
-    const differing = await this.#differing(members);
-    for (const member of members) if (differing.has(member.inode) || !member.watched()) this.#lookAt(member);
-    for (const member of this.#inTurn(members, "lookedMs", this.parts.closeLookMs, closeLookShareMs))
-      this.#lookAt(member);
-    this.#walking = false;
-    this.#schedule();
+    try {
+      const members = [...this.#members];
+      const differing = await this.#differing(members);
+      for (const member of members)
+        if (differing.has(member.inode) || !member.watched()) this.#lookAt(member);
+      for (const member of this.#inTurn(members, "lookedMs", this.parts.closeLookMs, closeLookShareMs))
+        this.#lookAt(member);
+    } finally {
+      this.#walking = false;
+      this.#schedule();
+    }
   }
 
   /** What cannot be looked at is not as it should be. */
@@ -161,7 +165,17 @@ export class Patrol {
   }
 
   #lookAt(member: Member): void {
-    if (this.#members.has(member)) member.look();
+    if (!this.#members.has(member)) return;
+    // Not only when the look has ended: one that never does would be the longest waiting for ever.
+    member.lookedMs = this.parts.clock.monotonic();
+    try {
+      member.look();
+    } catch (error) {
+      this.parts.log.warn("captured namespace not looked at", {
+        path: member.path,
+        error: messageOf(error),
+      });
+    }
   }
 }
 
