@@ -149,10 +149,15 @@ export class DesiredPods {
     };
   }
 
-  /** The pod as it runs: what the runtime told comes before what the source says. */
+  /**
+   * The pod as it runs: what the runtime told comes before what was found, and both before what the source says. One
+   * that is of another pod of that name, whose end nobody has told of, hides nothing.
+   */
   #placed(key: string, pod: PodObject): { readonly pod: PodObject; readonly netnsInode?: number } {
-    const sandbox = this.#sandboxes.get(key) ?? this.#found.get(key);
-    if (sandbox === undefined || !sameUid(pod.meta.uid, sandbox.podUid)) return { pod };
+    const sandbox = [this.#sandboxes.get(key), this.#found.get(key)].find(
+      (one) => one !== undefined && sameUid(pod.meta.uid, one.podUid),
+    );
+    if (sandbox === undefined) return { pod };
     return {
       pod: { ...pod, netns: sandbox.netns, ips: sandbox.ips },
       netnsInode: sandbox.netnsInode,
