@@ -117,6 +117,51 @@ describe("the certificate relay", () => {
     expect(results).toEqual(["failed"]);
   });
 
+  it("does not ask the CA for a caller that has left before there is a connection to it", async () => {
+    let asked = 0;
+    let connected: () => void = () => undefined;
+    const connection = new Promise<void>((resolve) => (connected = resolve));
+    const target = await serve((_, done) => {
+      asked += 1;
+      done(null, { certChain: [] });
+    });
+    let over: (result: string) => void = () => undefined;
+    const result = new Promise<string>((resolve) => (over = resolve));
+    const relay = new CertificateRelay({
+      trustDomain: "cluster.local",
+      upstream: async () => {
+        await connection;
+        return {
+          target,
+          credentials: credentials.createInsecure(),
+          metadata: new Metadata(),
+          options: {},
+        };
+      },
+      hosts: () => true,
+      deadlineMs: 10_000,
+      clock: systemClock,
+      log: new RecordingLogger(),
+      onResult: over,
+    });
+    const client = new IstioCertificateServiceClient(
+      await serve((call, done) => {
+        call.once("cancelled", connected);
+        relay.createCertificate(call, done);
+        asking.cancel();
+      }),
+      credentials.createInsecure(),
+    );
+    onTestFinished(() => client.close());
+    const request = IstioCertificateRequest.fromPartial({
+      csr: "CSR",
+      metadata: { ImpersonatedIdentity: "spiffe://cluster.local/ns/default/sa/a" },
+    });
+    const asking = client.createCertificate(request, () => undefined);
+    expect(await result).toBe("failed");
+    expect(asked).toBe(0);
+  });
+
   it("does not wait for a CA that does not answer", async () => {
     const { ask } = await start(() => undefined);
     expect(await ask("spiffe://cluster.local/ns/default/sa/a")).toMatchObject({

@@ -108,6 +108,11 @@ export class CertificateRelay {
     return this.#authority.call(
       (client, metadata) =>
         new Promise<IstioCertificateResponse>((resolve, reject) => {
+          // Meanwhile: then nothing more is told of it.
+          if (call.cancelled) {
+            reject(Object.assign(new Error("cancelled by the data plane"), cancelled));
+            return;
+          }
           const forwarded = client.createCertificate(
             call.request,
             metadata,
@@ -122,6 +127,11 @@ export class CertificateRelay {
     );
   }
 }
+
+const cancelled: Partial<StatusObject> = {
+  code: grpcCode.CANCELLED,
+  details: "cancelled by the data plane",
+};
 
 /** What the CA says of a request, and the data plane of its own: the connection is none the worse for it. */
 const judgements: ReadonlySet<unknown> = new Set([

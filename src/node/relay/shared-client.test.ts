@@ -70,6 +70,19 @@ describe("a shared client", () => {
     expect(closed(made)).toEqual([1, 0]);
   });
 
+  it("does not close a connection that a call has been given and does not use yet", async () => {
+    const { clock, made, shared } = start();
+    let fail: (error: Error) => void = () => undefined;
+    const failing = shared.call(() => new Promise<void>((_, reject) => (fail = reject)));
+    await clock.advance(0);
+    // Its connection is chosen before the other's failure is known, and used after.
+    const next = shared.call((client) => Promise.resolve(client.closed));
+    fail(new Error("reset"));
+    await expect(failing).rejects.toThrow("reset");
+    expect(await next).toBe(0);
+    expect(closed(made)).toEqual([1]);
+  });
+
   it("reads how to connect anew after ten seconds, however busy it is", async () => {
     const { clock, made, shared } = start();
     for (let second = 0; second <= 10; second += 1) {

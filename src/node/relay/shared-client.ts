@@ -37,7 +37,6 @@ export class SharedClient<C extends { close(): void }> {
 
   async call<T>(ask: (client: C, metadata: Metadata) => Promise<T>): Promise<T> {
     const connection = await this.#connection();
-    connection.calls += 1;
     try {
       return await ask(connection.client, connection.metadata);
     } catch (error) {
@@ -49,6 +48,10 @@ export class SharedClient<C extends { close(): void }> {
     }
   }
 
+  /**
+   * Has the call counted already: between the choice of a connection and its use others' calls may fail and end, and
+   * would close it.
+   */
   async #connection(): Promise<Connection<C>> {
     for (;;) {
       const present = (this.#present ??= this.#open());
@@ -60,7 +63,10 @@ export class SharedClient<C extends { close(): void }> {
         throw error;
       }
       if (this.parts.clock.monotonic() - connection.sinceMs >= freshMs) connection.retired = true;
-      if (!connection.retired) return connection;
+      if (!connection.retired) {
+        connection.calls += 1;
+        return connection;
+      }
       if (this.#present === present) this.#present = undefined;
       this.#rest(connection);
     }
