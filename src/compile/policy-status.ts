@@ -119,7 +119,7 @@ export function requestAuthenticationConditions(
   }
   const [taken, programmed] = attachmentConditions(compiler, policy);
   if (!programmed.status) return [taken, programmed];
-  return [taken, keysCondition(compiler.mesh, policy), programmed];
+  return [taken, keysCondition(compiler.mesh, compiler.config, policy), programmed];
 }
 
 export function authorizationConditions(
