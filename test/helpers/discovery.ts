@@ -20,6 +20,8 @@ import {
   DiscoveryService,
 } from "../../src/xds/discovery-service.js";
 import { addressType, type TypeUrl } from "../../src/xds/resource.js";
+import { ConfigHub } from "../../src/xds/waypoint/config-hub.js";
+import type { ConfigType } from "../../src/xds/waypoint/config-type.js";
 import { discoveryServiceDefinition } from "../../src/xds/wire.js";
 import { eventually } from "./eventually.js";
 import { RecordingLogger } from "./recording-logger.js";
@@ -31,6 +33,7 @@ export class DiscoveryServer {
   readonly compiler = new Compiler(defaultCompileConfig);
   readonly snapshot = new CompiledSnapshot();
   readonly hub = new DiscoveryHub(this.snapshot, () => systemClock.monotonic());
+  readonly configs = new ConfigHub(() => systemClock.monotonic());
   readonly metrics = new DiscoveryMetrics(new Registry());
   readonly logger = new RecordingLogger();
   readonly service: DiscoveryService;
@@ -38,8 +41,8 @@ export class DiscoveryServer {
   port = 0;
 
   constructor(authenticate: Authenticate = believe) {
-    const { hub, metrics, logger } = this;
-    this.service = new DiscoveryService({ hub, authenticate, metrics, logger, clock: systemClock });
+    const { hub, configs, metrics, logger } = this;
+    this.service = new DiscoveryService({ hub, configs, authenticate, metrics, logger, clock: systemClock });
     this.server.addService(discoveryServiceDefinition, this.service.implementation);
   }
 
@@ -54,7 +57,10 @@ export class DiscoveryServer {
   }
 
   apply(...events: readonly SourceEvent[]): void {
-    this.snapshot.applyChange(this.compiler.apply(events));
+    const change = this.compiler.apply(events);
+    const announce = this.configs.applyChange(change);
+    this.snapshot.applyChange(change);
+    announce();
   }
 
   connect(node: string, options: { readonly agent?: string; readonly onDemand?: boolean } = {}): BareClient {
@@ -94,11 +100,12 @@ export class BareClient {
     this.stream.on("error", (error) => (this.error = error));
     this.stream.on("data", (response: DeltaDiscoveryResponse) => {
       this.responses.push(response);
-      if (this.acknowledge) this.send(response.typeUrl as TypeUrl, { responseNonce: response.nonce });
+      if (this.acknowledge)
+        this.send(response.typeUrl as TypeUrl | ConfigType, { responseNonce: response.nonce });
     });
   }
 
-  send(type: TypeUrl, request: Partial<DeltaDiscoveryRequest>): void {
+  send(type: TypeUrl | ConfigType, request: Partial<DeltaDiscoveryRequest>): void {
     const node = this.#first && this.#node ? { node: this.#node } : {};
     this.#first = false;
     this.stream.write(DeltaDiscoveryRequest.fromPartial({ ...node, typeUrl: type, ...request }));
