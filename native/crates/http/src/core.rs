@@ -133,8 +133,10 @@ impl<W: World> Core<W> {
         let mut admitted = hygiene::admit(&mut parts, settings.paths, settings.header_limits())?;
         exchange.authority = Some(admitted.authority.clone());
         exchange.path.clone_from(&admitted.path);
+        filtering::forwarded(&mut parts.headers, downstream.caller(), settings);
         let token =
             self.authentication.authenticate(downstream.scopes(), &mut parts.headers, &mut admitted)?;
+        filtering::said_of_caller(&mut parts.headers, downstream.caller(), settings);
         let token = token.as_deref();
         let mut ahead = VecDeque::new();
         let pending =
@@ -155,7 +157,7 @@ impl<W: World> Core<W> {
         let mut answer = match asked {
             Asked::Answered(preflight) => return Ok(Answer::Own(*preflight)),
             _ => {
-                let filtered = Filtered::begin(parts, &admitted, downstream.caller(), settings)?;
+                let filtered = Filtered::begin(parts, &admitted)?;
                 let sent = self.forward(filtered, rule, &matched, body, downstream, exchange).await;
                 sent.unwrap_or_else(|reply| refused(&reply, exchange))
             }

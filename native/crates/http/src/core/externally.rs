@@ -2,6 +2,7 @@
 
 use super::Core;
 use super::attempts::{of_answer, of_failure};
+use super::filtering::said_of_caller;
 use super::outgoing::{unwritten, written};
 use super::respond::Answer;
 use crate::authentication::Claims;
@@ -77,6 +78,7 @@ impl<W: World> Core<W> {
                 Ok(Said::Allowed(changes)) => {
                     exchange.added.extend(changes.response.iter().cloned());
                     changes.apply(&mut pending.parts.headers);
+                    said_of_caller(&mut pending.parts.headers, downstream.caller(), settings);
                 }
                 Ok(Said::Denied(denial)) => {
                     let mut reply =

@@ -26,12 +26,7 @@ pub(super) struct Filtered<'a> {
 }
 
 impl<'a> Filtered<'a> {
-    pub(super) fn begin(
-        parts: http::request::Parts,
-        admitted: &'a Admitted,
-        caller: &Caller,
-        settings: &Settings,
-    ) -> Result<Self, Reply> {
+    pub(super) fn begin(parts: http::request::Parts, admitted: &'a Admitted) -> Result<Self, Reply> {
         let query = admitted.query.as_deref();
         let seen = Seen {
             scheme: "http",
@@ -41,8 +36,7 @@ impl<'a> Filtered<'a> {
             query,
         };
         let outgoing = Outgoing { target: target(admitted)?, authority: admitted.authority.clone() };
-        let mut headers = parts.headers;
-        forwarded(&mut headers, caller, settings);
+        let headers = parts.headers;
         Ok(Self { method: parts.method, headers, outgoing, upgrade: admitted.upgrade.clone(), query, seen })
     }
 
@@ -81,8 +75,8 @@ fn target(admitted: &Admitted) -> Result<PathAndQuery, Reply> {
     target.map_err(|_| Reply::new(Cause::BadRequest, "the path cannot be sent on"))
 }
 
-/// Who asked, as far as this proxy knows.
-fn forwarded(headers: &mut HeaderMap, caller: &Caller, settings: &Settings) {
+/// Who asked, as far as this proxy knows: before anybody judges the request by it.
+pub(super) fn forwarded(headers: &mut HeaderMap, caller: &Caller, settings: &Settings) {
     let before = crate::matcher::joined(headers, &FORWARDED_FOR);
     let mut chain = before.map(|value| value.into_owned()).unwrap_or_default();
     if !chain.is_empty() {
@@ -98,6 +92,11 @@ fn forwarded(headers: &mut HeaderMap, caller: &Caller, settings: &Settings) {
     {
         headers.insert(REQUEST_ID, id);
     }
+    said_of_caller(headers, caller, settings);
+}
+
+/// The caller's identity, whatever the client, a token's claims or an authorizer's answer say in its place.
+pub(super) fn said_of_caller(headers: &mut HeaderMap, caller: &Caller, settings: &Settings) {
     if let Some(name) = &settings.caller_header {
         headers.remove(name);
         let uri = caller.identity.as_ref().and_then(|identity| HeaderValue::from_str(identity.uri()).ok());

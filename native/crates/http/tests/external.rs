@@ -1,0 +1,119 @@
+//! What is said of a caller, and external authorizers that are asked about bodies: over real sockets.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod support;
+
+use http_body_util::{BodyExt, Full};
+use meltemi_http::Settings;
+use meltemi_types::meltemi as wire;
+use prost::Message;
+use std::sync::{Arc, Mutex};
+use support::{Proxy, backend, status};
+use wire::{external_authorizer, http_authorization::Action, policy_target};
+
+const CALLER: &str = "spiffe://td/ns/web/sa/front";
+const FORGED: &str = "spiffe://td/ns/admin/sa/root";
+
+fn if_header(name: &str, value: &str) -> wire::HttpAuthorizationRule {
+    let key = format!("request.headers[{name}]");
+    let condition = wire::ConditionMatch { key, values: vec![value.into()], ..Default::default() };
+    wire::HttpAuthorizationRule { conditions: vec![condition], ..Default::default() }
+}
+
+fn policy(proxy: &Proxy, name: &str, action: Action, more: wire::HttpAuthorization) {
+    let message = wire::HttpAuthorization {
+        namespace: "shop".into(),
+        name: name.into(),
+        action: action.into(),
+        targets: vec![wire::PolicyTarget { kind: Some(policy_target::Kind::Waypoint(true)) }],
+        ..more
+    };
+    let key = format!("shop/{name}");
+    assert_eq!(proxy.core.policies.apply([(key.as_str(), &*message.encode_to_vec())], &[]), []);
+}
+
+/// Everything is asked about, over plain HTTP, of shop/authz.
+fn ask(proxy: &Proxy, max_bytes: Option<u32>, to_upstream: &[&str]) {
+    let names = |list: &[&str]| list.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+    let check = wire::HttpCheck {
+        request_headers: names(&["x-caller", "x-forwarded-for"]),
+        to_upstream: names(to_upstream),
+        ..Default::default()
+    };
+    let external = wire::ExternalAuthorizer {
+        service: "shop/authz".into(),
+        port: 80,
+        timeout_ms: 60_000,
+        protocol: Some(external_authorizer::Protocol::Http(check)),
+        body: max_bytes.map(|max_bytes| wire::CheckBody { max_bytes, ..Default::default() }),
+        ..Default::default()
+    };
+    let more = wire::HttpAuthorization {
+        rules: vec![wire::HttpAuthorizationRule::default()],
+        provider: "authz".into(),
+        external: Some(external),
+        ..Default::default()
+    };
+    policy(proxy, "ask", Action::Custom, more);
+}
+
+async fn with_caller_header() -> Proxy {
+    let proxy = Proxy::start().await;
+    let caller_header = Some(http::HeaderName::from_static("x-caller"));
+    proxy.core.set_settings(Settings { caller_header, ..Settings::default() });
+    let (echo, _) = backend::serve(backend::echo).await;
+    proxy.service("shop/cart", &[(echo, false)]);
+    proxy
+}
+
+#[tokio::test]
+async fn policies_and_routes_see_the_proxys_word_on_the_caller() {
+    let proxy = with_caller_header().await;
+    let forged = format!("x-caller: {FORGED}\r\n");
+    let allow = |value: &str| {
+        let rules = vec![if_header("x-caller", value)];
+        policy(&proxy, "p", Action::Allow, wire::HttpAuthorization { rules, ..Default::default() });
+    };
+    allow(FORGED);
+    assert_eq!(status(&proxy.get("/", &forged).await), 403);
+    allow(CALLER);
+    assert_eq!(status(&proxy.get("/", "").await), 200);
+    let answer = proxy.get("/", &forged).await;
+    assert_eq!(status(&answer), 200);
+    assert_eq!(answer.matches("x-caller: ").count(), 1, "{answer}");
+    // Who claims to be asking for another is asking for itself, too.
+    let rules = vec![if_header("x-forwarded-for", "10.0.0.1")];
+    policy(&proxy, "p", Action::Allow, wire::HttpAuthorization { rules, ..Default::default() });
+    assert_eq!(status(&proxy.get("/", "x-forwarded-for: 10.0.0.1\r\n").await), 403);
+    let rules = vec![if_header("x-forwarded-for", "10.0.0.1, 127.0.0.1")];
+    policy(&proxy, "p", Action::Allow, wire::HttpAuthorization { rules, ..Default::default() });
+    let answer = proxy.get("/", "x-forwarded-for: 10.0.0.1\r\n").await;
+    assert!(answer.contains("x-forwarded-for: 10.0.0.1, 127.0.0.1\n"), "{answer}");
+}
+
+#[tokio::test]
+async fn an_authorizer_sees_the_caller_and_cannot_make_it_another() {
+    let proxy = with_caller_header().await;
+    let seen: Arc<Mutex<Vec<http::HeaderMap>>> = Arc::default();
+    let heard = seen.clone();
+    let (authz, _) = backend::serve(move |request: http::Request<hyper::body::Incoming>| {
+        heard.lock().unwrap().push(request.headers().clone());
+        async {
+            let body = Full::default().boxed();
+            let answer = http::Response::builder().header("x-caller", FORGED).header("x-grade", "gold");
+            answer.body(body).unwrap()
+        }
+    })
+    .await;
+    proxy.service("shop/authz", &[(authz, false)]);
+    ask(&proxy, None, &["x-*"]);
+    let rules = vec![if_header("x-caller", FORGED)];
+    policy(&proxy, "p", Action::Deny, wire::HttpAuthorization { rules, ..Default::default() });
+    let answer = proxy.get("/", &format!("x-caller: {FORGED}\r\n")).await;
+    assert_eq!(status(&answer), 200, "{answer}");
+    assert!(answer.contains(&format!("x-caller: {CALLER}\n")) && !answer.contains(FORGED), "{answer}");
+    assert!(answer.contains("x-grade: gold\n"), "{answer}");
+    let seen = seen.lock().unwrap();
+    assert_eq!(seen[0]["x-caller"], CALLER);
+    assert_eq!(seen[0]["x-forwarded-for"], "127.0.0.1");
+}
