@@ -122,6 +122,16 @@ describe("a cluster as a source", () => {
     expect(run.source.waiting).toEqual([]);
   });
 
+  it("takes pages again when the whole, which it asked for after they had expired, does not come", async () => {
+    double.put(pods, pod("p"));
+    double.fail(pods, 410, 1);
+    double.fail(pods, 503, 1);
+    const run = start({ kinds: ["Pod"] });
+    await run.has("Pod shop/p");
+    const lists = double.requests.filter((one) => one.includes(pods) && !one.includes("watch=true"));
+    expect(lists.map((one) => one.includes("limit=500"))).toEqual([true, false, true]);
+  });
+
   it("waits with the first state until every kind has been listed", async () => {
     double.put(pods, pod("p"));
     double.fail(namespaces, 503, 3);

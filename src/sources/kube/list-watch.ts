@@ -127,7 +127,11 @@ export class ListWatch<Item> {
       if (hasStatus(error, 410)) {
         this.#pages = false;
         observer.listed("expired");
-      } else observer.listed("failed");
+      } else {
+        // What failed now may be that the whole does not fit: pages are tried again.
+        this.#pages = true;
+        observer.listed("failed");
+      }
       throw error;
     }
   }
