@@ -126,3 +126,9 @@ test("Istio's own is left to Istio, until it is gone", async () => {
   double.delete(maps, "a", "istio-ca-root-cert");
   await everywhere("a");
 });
+
+test("a conflict over our own is tried again", async () => {
+  double.fail("/api/v1/namespaces/a/configmaps/meltemi-ca-root-cert", 409, 1);
+  publisher().namespaces(["a"]);
+  await everywhere("a");
+});

@@ -217,7 +217,8 @@ export class RootPublisher {
       this.#present.get(name)?.set(namespace, text);
     } catch (error) {
       if (this.#signal?.aborted !== false) return;
-      if (hasStatus(error, 409)) {
+      // Ours is applied with force: a conflict there is of the moment, and no word of another owner.
+      if (name === "istio-ca-root-cert" && hasStatus(error, 409)) {
         attempts.foreign = true;
         log.info("root left to its owner", { configmap: `${namespace}/${name}`, reason: messageOf(error) });
         return;
