@@ -69,8 +69,21 @@ const callers = (options: Partial<TokenReviewOptions> = {}): ServiceAccountCalle
     ...options,
   });
 
-const login = (over: ServiceAccountCallers, text: string): Promise<string> =>
-  over.authenticate({ authorization: `Bearer ${text}`, peer: "test" });
+const login = (over: ServiceAccountCallers, text: string, peer = "test"): Promise<string> =>
+  over.authenticate({ authorization: `Bearer ${text}`, peer });
+
+/** An API server without a network, that answers when it is told to. */
+function reviewer(answer: (token: string) => Promise<User | undefined>): TokenReviewOptions["api"] {
+  return {
+    call: async ({ body }) => {
+      const user = await answer((body as { spec: { token: string } }).spec.token);
+      return { status: { authenticated: user !== undefined, audiences: ["istio-ca"], user } };
+    },
+    stream: () => {
+      throw new Error("no stream");
+    },
+  };
+}
 
 test("a node agent is the node that its token's pod runs on", async () => {
   const known = callers();
@@ -157,10 +170,59 @@ test("an API server that is away lets nobody new in, and is asked again at once"
   expect(await login(known, text)).toBe("n1");
 });
 
-test("a waypoint is known by the account of its own name", async () => {
-  const text = token({ sub: "system:serviceaccount:shop:gate" });
-  users.set(text, { username: "system:serviceaccount:shop:gate" });
-  expect(await login(callers({ isWaypoint: (...name) => name.join("/") === "shop/gate" }), text)).toBe(
-    "waypoint:shop/gate",
+test("a waypoint is known by the account of its own name, with a token that is bound to its pod", async () => {
+  const username = "system:serviceaccount:shop:gate";
+  const [bound, loose] = [token({ sub: username }), token({ sub: username, id: "made by hand" })];
+  users.set(bound, { username, extra: { "authentication.kubernetes.io/pod-uid": ["uid-gate"] } });
+  users.set(loose, { username });
+  const known = callers({ isWaypoint: (...name) => name.join("/") === "shop/gate" });
+  expect(await login(known, bound)).toBe("waypoint:shop/gate");
+  await expect(login(known, loose)).rejects.toThrow(/waypoint shop\/gate is bound to no pod/);
+});
+
+test("one address has few tokens before the API server at once, whatever its ports, and others get in", async () => {
+  let open = (): void => undefined;
+  const gate = new Promise<void>((resolve) => (open = resolve));
+  const known = callers({
+    api: reviewer(async (text) => {
+      await gate;
+      return users.get(text);
+    }),
+  });
+  const forged = Array.from({ length: 40 }, (_, index) =>
+    login(known, token({ id: `${index}` }), `[fd00::1]:${40_000 + index}`).then(
+      () => "accepted",
+      (error: unknown) => (error as { code: string }).code,
+    ),
   );
+  const good = token({ id: "good" });
+  users.set(good, onNode("n1"));
+  const other = login(known, good, "10.0.0.2:40000");
+  open();
+  expect(await other).toBe("n1");
+  const outcomes = await Promise.all(forged);
+  expect(outcomes.filter((one) => one === "unauthenticated")).toHaveLength(4);
+  expect(outcomes.filter((one) => one === "unavailable")).toHaveLength(36);
+  // Its places are free again.
+  const late = token({ id: "late" });
+  users.set(late, onNode("n2"));
+  expect(await login(known, late, "[fd00::1]:50000")).toBe("n2");
+});
+
+test("forged tokens drive out nobody who was accepted", async () => {
+  let asked = 0;
+  const known = callers({
+    api: reviewer((text) => {
+      asked += 1;
+      return Promise.resolve(users.get(text));
+    }),
+  });
+  const good = token({ id: "good" });
+  users.set(good, onNode("n1"));
+  await login(known, good);
+  for (let index = 0; index < 16_400; index++)
+    await login(known, token({ id: `${index}` })).catch(() => undefined);
+  expect(asked).toBe(16_401);
+  expect(await login(known, good)).toBe("n1");
+  expect(asked).toBe(16_401);
 });

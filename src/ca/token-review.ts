@@ -26,8 +26,12 @@ const acceptedMs = 60_000;
 const refusedMs = 5_000;
 /** Callers are nodes and waypoints: room for more than a large cluster has of both. */
 const mostRemembered = 16_384;
-/** Of a stranger's tokens no more than these are before the API server at once. */
-const mostReviews = 32;
+/** Refusals have a room of their own: whoever sends forged tokens drives out nobody who was accepted. */
+const mostRefusals = 1_024;
+/** Of strangers' tokens no more than these are before the API server at once. */
+const mostReviews = 256;
+/** Of one source address: forging what is asked about takes no key, and must not take all places. */
+const mostReviewsOfOne = 4;
 
 const username = /^system:serviceaccount:([a-z0-9-]{1,63}):([a-z0-9.-]{1,253})$/;
 
@@ -83,9 +87,15 @@ function accountOf(user: string): Account | undefined {
   return namespace === undefined || name === undefined ? undefined : { namespace, name };
 }
 
+/** The address of a peer that gRPC names `ADDRESS:PORT`. */
+const sourceOf = (peer: string): string => peer.replace(/:\d+$/, "");
+
 export class ServiceAccountCallers implements NodeAuthenticator {
-  readonly #remembered = new Map<string, Remembered>();
+  readonly #accepted = new Map<string, Remembered>();
+  readonly #refused = new Map<string, Remembered>();
   readonly #reviews = new Map<string, Promise<Verdict>>();
+  /** Reviews under way by source address. */
+  readonly #reviewsOf = new Map<string, number>();
 
   constructor(private readonly options: TokenReviewOptions) {}
 
@@ -98,14 +108,14 @@ export class ServiceAccountCallers implements NodeAuthenticator {
         hint: "send the header authorization: Bearer TOKEN",
       });
     }
-    const verdict = await this.#judge(token);
+    const verdict = await this.#judge(token, sourceOf(credentials.peer));
     if (verdict.accepted) return verdict.caller;
     throw new MeltemiError("unauthenticated", verdict.message);
   }
 
-  async #judge(token: string): Promise<Verdict> {
+  async #judge(token: string, source: string): Promise<Verdict> {
     const key = createHash("sha256").update(token).digest("base64url");
-    const remembered = this.#remembered.get(key);
+    const remembered = this.#accepted.get(key) ?? this.#refused.get(key);
     if (remembered !== undefined && remembered.untilMs > this.options.clock.monotonic())
       return remembered.verdict;
     const claims = readClaims(token);
@@ -114,17 +124,28 @@ export class ServiceAccountCallers implements NodeAuthenticator {
     if (unasked !== undefined) return unasked;
     const running = this.#reviews.get(key);
     if (running !== undefined) return running;
-    if (this.#reviews.size >= mostReviews) {
+    const ofSource = this.#reviewsOf.get(source) ?? 0;
+    if (this.#reviews.size >= mostReviews || ofSource >= mostReviewsOfOne) {
       throw new MeltemiError("unavailable", "too many tokens are being reviewed", { hint: "try again" });
     }
+    this.#reviewsOf.set(source, ofSource + 1);
     const review = this.#review(token)
       .then((verdict) => {
         this.#remember(key, verdict, claims.exp);
         return verdict;
       })
-      .finally(() => this.#reviews.delete(key));
+      .finally(() => {
+        this.#reviews.delete(key);
+        this.#reviewDone(source);
+      });
     this.#reviews.set(key, review);
     return review;
+  }
+
+  #reviewDone(source: string): void {
+    const left = (this.#reviewsOf.get(source) ?? 1) - 1;
+    if (left > 0) this.#reviewsOf.set(source, left);
+    else this.#reviewsOf.delete(source);
   }
 
   /** Tokens that are refused whatever the API server would say: it is not asked by everybody who has none of ours. */
@@ -170,13 +191,18 @@ export class ServiceAccountCallers implements NodeAuthenticator {
   #callerOf(account: Account, extra: Readonly<Record<string, readonly string[]>>): Verdict {
     const { nodeAccounts, isWaypoint, nodeOfPod } = this.options;
     const { namespace, name } = account;
-    if (!nodeAccounts.has(`${namespace}/${name}`)) {
-      return isWaypoint(namespace, name)
-        ? { accepted: true, caller: waypointCaller(namespace, name) }
-        : refused(`${namespace}/${name} is no node agent's account and no waypoint's`);
-    }
     const of = (key: string): string | undefined => extra[`authentication.kubernetes.io/${key}`]?.[0];
     const [pod, uid] = [of("pod-name"), of("pod-uid")];
+    if (!nodeAccounts.has(`${namespace}/${name}`)) {
+      if (!isWaypoint(namespace, name))
+        return refused(`${namespace}/${name} is no node agent's account and no waypoint's`);
+      // One that somebody made by hand outlives every pod, and nothing takes it back.
+      return uid === undefined
+        ? refused(
+            `the token of the waypoint ${namespace}/${name} is bound to no pod: mount it as a projected volume`,
+          )
+        : { accepted: true, caller: waypointCaller(namespace, name) };
+    }
     const node =
       of("node-name") ??
       (pod === undefined || uid === undefined ? undefined : nodeOfPod(namespace, pod, uid));
@@ -190,10 +216,12 @@ export class ServiceAccountCallers implements NodeAuthenticator {
   #remember(key: string, verdict: Verdict, expiresS: number): void {
     const { clock } = this.options;
     const lifeMs = verdict.accepted ? Math.min(acceptedMs, expiresS * 1000 - clock.now()) : refusedMs;
-    this.#remembered.delete(key);
-    this.#remembered.set(key, { verdict, untilMs: clock.monotonic() + lifeMs });
-    if (this.#remembered.size <= mostRemembered) return;
-    const [oldest] = this.#remembered.keys();
-    if (oldest !== undefined) this.#remembered.delete(oldest);
+    this.#accepted.delete(key);
+    this.#refused.delete(key);
+    const [room, most] = verdict.accepted ? [this.#accepted, mostRemembered] : [this.#refused, mostRefusals];
+    room.set(key, { verdict, untilMs: clock.monotonic() + lifeMs });
+    if (room.size <= most) return;
+    const [oldest] = room.keys();
+    if (oldest !== undefined) room.delete(oldest);
   }
 }
