@@ -143,3 +143,38 @@ test("a person who asks for a rotation is told where these keys are replaced", a
     expect.objectContaining({ hint: expect.stringContaining("Secret cacerts") as string }) as Error,
   );
 });
+
+test("our own keys do not take the place of plugged ones that are gone, also not at a restart", async () => {
+  await open();
+  const given = generateRoot("cluster.local", nowMs);
+  plug("cacerts", { ...given });
+  const keys = await open("b");
+  double.delete(secrets, "meltemi-system", "cacerts");
+  await expect(keys.refresh()).rejects.toMatchObject({
+    code: "not_found",
+    message: "Secret meltemi-system/cacerts is gone; its keys stay in force",
+  });
+  expect(authorityOf(keys).trustBundle()).toMatchObject({ version: 2, roots: [given["root-cert.pem"]] });
+  await expect(open("c")).rejects.toThrow(/cacerts is gone; and meltemi-ca does not take its place/);
+  // The way out.
+  double.delete(maps, "meltemi-system", "meltemi-ca-state");
+  await expect(keys.refresh()).rejects.toThrow(/its keys stay in force/);
+  const own = await open("d");
+  expect(authorityOf(own).trustBundle().roots).not.toContain(given["root-cert.pem"]);
+  expect(await keys.refresh()).toBe(true);
+  expect(authorityOf(keys).trustBundle()).toEqual(authorityOf(own).trustBundle());
+});
+
+test("a state that an older version wrote is read, and gets the Secret's name without a new version", async () => {
+  const given = generateRoot("cluster.local", nowMs);
+  plug("cacerts", { ...given });
+  const before = authorityOf(await open()).trustBundle();
+  const state = double.get(maps, "meltemi-system", "meltemi-ca-state");
+  const { secret, ...data } = state?.["data"] as Record<string, string>;
+  expect(secret).toBe("cacerts");
+  double.put(maps, { metadata: { namespace: "meltemi-system", name: "meltemi-ca-state" }, data });
+  nowMs += dayMs;
+  expect(authorityOf(await open("b")).trustBundle()).toEqual(before);
+  double.delete(secrets, "meltemi-system", "cacerts");
+  await expect(open("c")).rejects.toThrow(/cacerts is gone/);
+});

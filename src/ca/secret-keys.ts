@@ -37,7 +37,13 @@ const secretShape = z.object({
 });
 const stateShape = z.object({
   metadata: z.object({ resourceVersion: z.string() }),
-  data: z.object({ fingerprint: z.string(), version: z.coerce.number().int(), since: z.string() }),
+  data: z.object({
+    fingerprint: z.string(),
+    version: z.coerce.number().int(),
+    since: z.string(),
+    /** The Secret that they are of; older versions wrote none. */
+    secret: z.string().optional(),
+  }),
 });
 
 interface Found {
@@ -49,9 +55,17 @@ interface Found {
 
 interface Keys {
   readonly material: KeyMaterial;
+  /** The Secret that they are of. */
+  readonly name: string;
   readonly fingerprint: string;
   readonly version: number;
   readonly sinceMs: number;
+}
+
+/** What the ConfigMap says. */
+interface State extends Omit<Keys, "material" | "name"> {
+  readonly name: string | undefined;
+  readonly resourceVersion: string;
 }
 
 export class SecretKeys implements KeySource {
@@ -67,7 +81,7 @@ export class SecretKeys implements KeySource {
 
   /** Reads the keys, or makes them. @throws MeltemiError naming the Secret and what is wrong with it, or where the API server does not answer */
   static async open(options: SecretKeysOptions): Promise<SecretKeys> {
-    return new SecretKeys(options, await readKeys(options, true));
+    return new SecretKeys(options, await readKeys(options, undefined));
   }
 
   /**
@@ -75,7 +89,7 @@ export class SecretKeys implements KeySource {
    * authority is to be told. @throws as `open`; what was read before stays in force
    */
   async refresh(): Promise<boolean> {
-    const keys = await readKeys(this.options, false);
+    const keys = await readKeys(this.options, this.keys);
     if (keys.version === this.keys.version && keys.fingerprint === this.keys.fingerprint) return false;
     this.keys = keys;
     return true;
@@ -116,12 +130,16 @@ export class SecretKeys implements KeySource {
 const secretPath = (namespace: string, name = ""): string =>
   `/api/v1/namespaces/${namespace}/secrets${name && `/${name}`}`;
 
-async function readKeys(options: SecretKeysOptions, mayMake: boolean): Promise<Keys> {
-  const { clock, log } = options;
+async function readKeys(options: SecretKeysOptions, inForce: Keys | undefined): Promise<Keys> {
+  const { api, clock, log, namespace } = options;
   for (let attempt = 0; attempt < mostTries; attempt++) {
+    // Before the Secrets: what others note meanwhile is then a conflict, and is read again.
+    const state = await readState(api, statePath(namespace), log);
     const found = await readPluggedOrOwn(options);
+    if (found?.name !== pluggedSecret && (state?.name ?? inForce?.name) === pluggedSecret)
+      throw pluggedGone(namespace, inForce !== undefined);
     if (found === undefined) {
-      await makeOwn(options, mayMake);
+      await makeOwn(options, inForce === undefined);
       continue;
     }
     if (found.name === ownSecret && isAgeing(found.material, clock.now())) {
@@ -129,11 +147,21 @@ async function readKeys(options: SecretKeysOptions, mayMake: boolean): Promise<K
       await renewOwn(options, found);
       continue;
     }
-    const noted = await noteState(options, fingerprintOf(found.material));
+    const noted = await noteState(options, found, state);
     if (noted !== undefined) return { material: found.material, ...noted };
   }
   throw new MeltemiError("unavailable", "the CA's keys are being changed by others all the time", {
     hint: `look who writes the Secrets ${pluggedSecret} and ${ownSecret} in ${options.namespace}`,
+  });
+}
+
+/** Our own keys are another root, which no node has been told of: they take the place of plugged ones only on purpose. */
+function pluggedGone(namespace: string, isRunning: boolean): MeltemiError {
+  const fate = isRunning
+    ? "its keys stay in force"
+    : `and ${ownSecret} does not take its place by itself: that is another root`;
+  return new MeltemiError("not_found", `Secret ${namespace}/${pluggedSecret} is gone; ${fate}`, {
+    hint: `restore it; to go back to ${ownSecret} on purpose, delete ConfigMap ${namespace}/${stateMap} and restart the control plane`,
   });
 }
 
@@ -258,12 +286,19 @@ async function writeUnlessTaken(
 
 /** The version of these keys: the one noted for them, or the next; undefined where another replica noted something meanwhile. */
 async function noteState(
-  { api, clock, log, namespace }: SecretKeysOptions,
-  fingerprint: string,
+  { api, clock, namespace }: SecretKeysOptions,
+  { name, material }: Found,
+  before: State | undefined,
 ): Promise<Omit<Keys, "material"> | undefined> {
-  const before = await readState(api, statePath(namespace), log);
-  if (before?.fingerprint === fingerprint) return before;
-  const next = { fingerprint, version: (before?.version ?? 0) + 1, sinceMs: clock.now() };
+  const fingerprint = fingerprintOf(material);
+  const isSame = before?.fingerprint === fingerprint;
+  const next = {
+    name,
+    fingerprint,
+    version: isSame ? before.version : (before?.version ?? 0) + 1,
+    sinceMs: isSame ? before.sinceMs : clock.now(),
+  };
+  if (isSame && before.name === name) return next;
   const body = {
     apiVersion: "v1",
     kind: "ConfigMap",
@@ -277,6 +312,7 @@ async function noteState(
       fingerprint,
       version: String(next.version),
       since: new Date(next.sinceMs).toISOString(),
+      secret: name,
     },
   };
   try {
@@ -289,11 +325,7 @@ async function noteState(
   }
 }
 
-async function readState(
-  api: KubeApi,
-  path: string,
-  log: Logger,
-): Promise<(Omit<Keys, "material"> & { readonly resourceVersion: string }) | undefined> {
+async function readState(api: KubeApi, path: string, log: Logger): Promise<State | undefined> {
   let answer: unknown;
   try {
     answer = await api.call({ method: "GET", path });
@@ -311,6 +343,7 @@ async function readState(
   const { metadata, data } = parsed.data;
   return {
     resourceVersion: metadata.resourceVersion,
+    name: data.secret,
     fingerprint: data.fingerprint,
     version: data.version,
     sinceMs: Date.parse(data.since),
