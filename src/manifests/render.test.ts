@@ -74,6 +74,18 @@ describe("rights", () => {
   });
 });
 
+test("the admission policy compares all that a node says of itself, apart from its taints", () => {
+  const policy = find("ValidatingAdmissionPolicy", "meltemi-startup-taint-meltemi-system");
+  const { validations } = policy["spec"] as { validations: readonly { expression: string }[] };
+  const compared = validations.flatMap(({ expression }) => expression.split(" && "));
+  const metadata = ["labels", "annotations", "ownerReferences", "finalizers"].map(
+    (one) => `metadata.?${one}`,
+  );
+  const spec = ["unschedulable", "podCIDR", "podCIDRs", "providerID", "configSource", "externalID"];
+  for (const field of [...metadata, ...spec.map((one) => `spec.?${one}`)])
+    expect(compared).toContain(`object.${field} == oldObject.${field}`);
+});
+
 describe("values", () => {
   test("change what follows from them", () => {
     const yaml = renderYaml(
