@@ -115,6 +115,22 @@ export type RouteFilter<Ref = BackendRef> =
       readonly forwardUnmatched?: true;
     };
 
+/** Whether it changes the request that goes on to a backend. */
+export function changesRequest({ type }: RouteFilter<unknown>): boolean {
+  switch (type) {
+    case "request_headers":
+    case "rewrite":
+      return true;
+    case "response_headers":
+    case "redirect":
+    case "mirror":
+    case "direct_response":
+    case "fault":
+    case "cors":
+      return false;
+  }
+}
+
 export interface WeightedBackend extends BackendRef {
   readonly weight: number;
   readonly filters: readonly RouteFilter[];

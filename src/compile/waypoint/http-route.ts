@@ -1,10 +1,16 @@
 /**
  * HTTPRoutes and GRPCRoutes for waypoints: those attached to Services (Gateway API for mesh, GEP-1426). A route in the
  * service's own namespace is the producer's, for every caller; in another it is the consumer's, for callers of
- * that namespace. A backend that is not there, or not granted, takes its share of requests and answers 500.
+ * that namespace, and may not change requests: the producer's policies have judged them as they came. A backend that is not there, or not granted, takes its share of requests and answers 500.
  */
 import { serviceKey } from "../../domain/ids.js";
-import type { BackendRef, RouteObject, ParentRef, RouteFilter } from "../../domain/http-route.js";
+import {
+  type BackendRef,
+  changesRequest,
+  type ParentRef,
+  type RouteFilter,
+  type RouteObject,
+} from "../../domain/http-route.js";
 import type { Mesh } from "../../model/mesh.js";
 import type { CompileConfig } from "../config.js";
 import { serviceHostname } from "../service.js";
@@ -57,6 +63,14 @@ export function isMeshParent({ group, kind }: ParentRef): boolean {
 interface Attachment {
   readonly parent: ParentRef;
   readonly waypoint: string | undefined;
+  /** Another namespace's, whose requests the route would change: it is not told. */
+  readonly refused: boolean;
+}
+
+function changesRequests({ rules }: RouteObject): boolean {
+  return rules.some(({ filters, backends }) =>
+    [...filters, ...backends.flatMap((backend) => backend.filters)].some(changesRequest),
+  );
 }
 
 /** The parents that are services of the mesh, with the waypoint of each. */
@@ -66,7 +80,8 @@ export function attachments(mesh: Mesh, route: RouteObject): readonly Attachment
     if (!service || service.type === "ExternalName") return [];
     if (parent.port !== undefined && !service.ports.some(({ port }) => port === parent.port)) return [];
     const binding = waypointOfService(mesh, service.meta);
-    return [{ parent, waypoint: binding && bindingName(binding) }];
+    const refused = parent.namespace !== route.meta.namespace && changesRequests(route);
+    return [{ parent, waypoint: refused ? undefined : binding && bindingName(binding), refused }];
   });
 }
 
@@ -93,7 +108,7 @@ export function compileHttpRoute(
       mesh,
       config,
       route,
-      attached.filter(({ parent }) => parent.namespace !== namespace),
+      attached.filter(({ parent, refused }) => parent.namespace !== namespace && !refused),
       namespace,
     ),
   ];

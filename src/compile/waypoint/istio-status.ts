@@ -55,12 +55,17 @@ export function virtualServiceConditions(
   const notes = lost.length > 0 ? [overruled(compiler, object, lost)] : [];
   if (parents.length === 0)
     return [accepted, resolved, condition("Programmed", false, "Overruled", notes.join("; "))];
+  const refused = parents.filter((one) => one.refused);
+  const refusal = `not for ${named(refused.map(({ service }) => service))}: policies judge requests as their callers send them, so that a VirtualService of another namespace than the service's may not change them; leave out headers.request and rewrite, or move it`;
+  if (refused.length === parents.length)
+    return [condition("Accepted", false, "UnsupportedValue", [refusal, ...notes].join("; ")), resolved];
+  if (refused.length > 0) notes.push(refusal);
   const waypoints = [...new Set(parents.flatMap(({ waypoint }) => waypoint ?? []))].sort();
   if (waypoints.length === 0) {
     const message = `${named(parents.map(({ service }) => service))}: passes no waypoint, and nothing else reads requests; label the Service or its namespace istio.io/use-waypoint`;
     return [accepted, resolved, condition("Programmed", false, "NoWaypoint", message)];
   }
-  const consumed = parents.filter(({ service }) => service.meta.namespace !== namespace);
+  const consumed = parents.filter((one) => !one.refused && one.service.meta.namespace !== namespace);
   if (consumed.length > 0)
     notes.push(
       `of ${named(consumed.map(({ service }) => service))} only for callers of namespace ${namespace}`,

@@ -53,6 +53,10 @@ export function httpRouteConditions(compiler: Compiler, route: RouteObject): rea
     const message = `there is no Service ${names.join(", ")}`;
     return [condition("Accepted", false, "NoMatchingParent", message), resolved];
   }
+  const refused = attached.filter((one) => one.refused);
+  const refusal = `not for ${refused.map(({ parent }) => `${parent.namespace}/${parent.name}`).join(", ")}: policies judge requests as their callers send them, so that a route of another namespace than the Service's may not change them; leave out RequestHeaderModifier and URLRewrite, or move the route`;
+  if (refused.length === attached.length)
+    return [condition("Accepted", false, "UnsupportedValue", refusal), resolved];
   const waypoints = [...new Set(attached.flatMap(({ waypoint }) => waypoint ?? []))].sort();
   const accepted = condition("Accepted", true, "Accepted", "understood and taken");
   if (waypoints.length === 0) {
@@ -60,7 +64,7 @@ export function httpRouteConditions(compiler: Compiler, route: RouteObject): rea
       "its Service passes no waypoint: nothing reads it; label the Service or its namespace istio.io/use-waypoint";
     return [accepted, resolved, condition("Programmed", false, "NoWaypoint", message)];
   }
-  const message = `told to ${waypoints.join(", ")}`;
+  const message = [`told to ${waypoints.join(", ")}`, ...(refused.length > 0 ? [refusal] : [])].join("; ");
   return [accepted, resolved, condition("Programmed", true, "Programmed", message)];
 }
 

@@ -1,6 +1,6 @@
 /**
  * VirtualServices for waypoints. Of a service of its own namespace it is for every caller; of another namespace's,
- * for callers of its own. Of several for one service and the same callers, the most specific host is in force,
+ * for callers of its own, and may not change requests: policies have judged them as they came. Of several for one service and the same callers, the most specific host is in force,
  * then the oldest, then the first by name: rules of several are not merged (Istio, for traffic inside the mesh).
  */
 import {
@@ -12,6 +12,7 @@ import {
   isWildcard,
 } from "../../domain/host-name.js";
 import { isOlder } from "../../domain/policy-age.js";
+import { changesRequest } from "../../domain/http-route.js";
 import type {
   Destination,
   VirtualFilter,
@@ -80,6 +81,14 @@ export function servicesOfHosts(
 export interface VirtualParent {
   readonly service: KnownService;
   readonly waypoint: string | undefined;
+  /** Another namespace's, whose requests it would change: it is not told. */
+  readonly refused: boolean;
+}
+
+function changesRequests({ rules }: VirtualServiceObject): boolean {
+  return rules.some(({ filters, destinations }) =>
+    [...filters, ...destinations.flatMap((destination) => destination.filters)].some(changesRequest),
+  );
 }
 
 /** The services that it is in force for, with the waypoint of each. */
@@ -93,7 +102,8 @@ export function virtualParents(
     .filter((service) => rulingVirtualService(mesh, config, service, object.meta.namespace) === object)
     .map((service) => {
       const binding = waypointOfService(mesh, service.meta);
-      return { service, waypoint: binding && bindingName(binding) };
+      const refused = service.meta.namespace !== object.meta.namespace && changesRequests(object);
+      return { service, waypoint: refused ? undefined : binding && bindingName(binding), refused };
     });
 }
 
@@ -158,7 +168,7 @@ export function compileVirtualService(
   const { namespace } = object.meta;
   const parents = virtualParents(mesh, config, object);
   const own = parents.filter(({ service }) => service.meta.namespace === namespace);
-  const others = parents.filter(({ service }) => service.meta.namespace !== namespace);
+  const others = parents.filter(({ service, refused }) => service.meta.namespace !== namespace && !refused);
   return [
     ...compileFor(mesh, config, object, own, undefined),
     ...compileFor(mesh, config, object, others, namespace),

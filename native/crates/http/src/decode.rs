@@ -53,14 +53,22 @@ pub fn route(name: &str, message: &wire::HttpRoute) -> Result<Route> {
         true => vec![Host::Any],
         false => each("hostnames", &message.hostnames, |field, text| host(field, text))?,
     };
+    let rules = each("rules", &message.rules, |field, message| rule(field, &name, message))?;
+    let consumer = consumer(message);
+    // Policies come before routes. The producer's judge what its own routes then change as it wishes; another
+    // namespace's would send its callers' requests past them.
+    if consumer.is_some() && rules.iter().any(|(_, rule)| rule.changes_requests()) {
+        let problem = "a consumer's route may not change requests: policies have judged them as they came";
+        return Err(RouteError::new("rules", problem));
+    }
     Ok(Route {
         key: format!("{}/{}", message.namespace, message.name).into(),
         order,
         created_ms: message.created_ms,
         parents: each("parents", &message.parents, parent)?.into(),
         hosts: hosts.into(),
-        consumer: consumer(message),
-        rules: each("rules", &message.rules, |field, message| rule(field, &name, message))?.into(),
+        consumer,
+        rules: rules.into(),
         name,
     })
 }

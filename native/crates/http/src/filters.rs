@@ -24,6 +24,16 @@ pub enum Filter {
     DirectResponse { status: StatusCode, body: Bytes, content_type: Option<HeaderValue> },
 }
 
+impl Filter {
+    /// Whether it changes the request that goes on to a backend.
+    pub fn changes_request(&self) -> bool {
+        match self {
+            Self::RequestHeaders(_) | Self::Rewrite(_) => true,
+            Self::ResponseHeaders(_) | Self::Redirect(_) | Self::DirectResponse { .. } => false,
+        }
+    }
+}
+
 /// In this order: set, add, remove.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct HeaderChange {

@@ -58,6 +58,16 @@ pub struct Rule {
 }
 
 impl Rule {
+    /// Whether a filter changes the request that goes on to a backend.
+    pub fn changes_requests(&self) -> bool {
+        let changes = |filters: &[Filter]| filters.iter().any(Filter::changes_request);
+        let of_backends = match &self.action {
+            Action::Backends(backends) => backends.backends.iter().any(|(_, b)| changes(&b.filters)),
+            Action::Parent | Action::Invalid(_) => false,
+        };
+        changes(&self.filters) || of_backends
+    }
+
     /// Whether a filter needs to know what matched the path.
     pub fn replaces_path(&self) -> bool {
         let of_backends = match &self.action {

@@ -161,3 +161,26 @@ fn what_is_not_understood_is_refused_and_named() {
         assert_eq!(error.field, *field, "case {index}: {error}");
     }
 }
+
+#[test]
+fn a_consumers_route_changes_no_request() {
+    let change = |kind| wire::HttpFilter { kind: Some(kind) };
+    let rewrite = || change(http_filter::Kind::Rewrite(wire::Rewrite { path: None, ..Default::default() }));
+    let headers = || change(http_filter::Kind::RequestHeaders(wire::HeaderChange::default()));
+    let answer = || change(http_filter::Kind::ResponseHeaders(wire::HeaderChange::default()));
+    for (of_rule, of_backend, refused) in [
+        (vec![answer()], vec![answer()], false),
+        (vec![answer(), rewrite()], vec![], true),
+        (vec![headers()], vec![], true),
+        (vec![], vec![rewrite()], true),
+        (vec![], vec![headers()], true),
+    ] {
+        let mut message = good();
+        message.rules[0].filters = of_rule;
+        message.rules[0].backends[0].filters = of_backend;
+        assert!(route("r", &message).is_ok(), "the producer's: {message:?}");
+        message.consumer_namespace = "evil".into();
+        let error = route("r", &message).err().map(|error| error.field);
+        assert_eq!(error.as_deref(), refused.then_some("rules"), "{message:?}");
+    }
+}
