@@ -187,6 +187,32 @@ fn what_is_taken_away_meanwhile_is_noticed_and_repaired() {
     });
 }
 
+#[test]
+fn a_pod_whose_links_cannot_be_made_is_named_by_the_next_short_look() {
+    sandbox::run("a_pod_whose_links_cannot_be_made_is_named_by_the_next_short_look", || {
+        let a = Pod::new("a", 1);
+        let node = open();
+        a.guard_at_once(&node);
+        assert_eq!(faults(&node, &a), Vec::<&str>::new());
+        assert_eq!(node.glance(&[a.inode]), Vec::<u64>::new(), "its links are still to come");
+        // In the way of a link's pin.
+        let ifindex = shell("ip -n a -o link show eth0 | cut -d: -f1").trim().to_owned();
+        let obstacle = format!("/run/bpf/pods/{}/guard_out-{ifindex}", a.inode);
+        std::fs::create_dir(&obstacle).unwrap();
+        assert!(node.settle_one().is_err());
+        assert_eq!(node.settling_due(), None);
+        assert_eq!(node.glance(&[a.inode]), [a.inode]);
+
+        std::fs::remove_dir(&obstacle).unwrap();
+        assert!(faults(&node, &a).contains(&"guard link gone"));
+        assert_eq!(a.guard_at_once(&node).link_ids.len(), 3);
+        assert_eq!(faults(&node, &a), Vec::<&str>::new());
+        assert_eq!(node.glance(&[a.inode]), Vec::<u64>::new());
+        assert_eq!((filters(&a), disciplines(&a)), (0, 0));
+        node.dispose().unwrap();
+    });
+}
+
 /// bpf(2) with numbers only; a descriptor, or 0.
 fn bpf(command: libc::c_int, attributes: [u32; 4]) -> i32 {
     // SAFETY: the attributes are as long as is told, and borrowed for the whole call; none is a pointer.

@@ -23,6 +23,8 @@ pub(super) struct SeenLink {
 pub(super) struct Seen {
     pub(super) links: Vec<SeenLink>,
     pub(super) netns_cookie: u64,
+    /// Some links were not made yet (settling.rs), and are not among these.
+    pub(super) partial: bool,
 }
 
 impl SeenLink {
@@ -59,6 +61,10 @@ impl Node {
 
     fn is_as_seen(&self, inode: u64) -> bool {
         let Some(seen) = self.seen().get(&inode).cloned() else { return false };
+        // Nobody makes the other links any more, and what stands in for them is not looked at here.
+        if seen.partial && !self.is_unsettled(inode) {
+            return false;
+        }
         seen.links.iter().all(|link| link.holds().unwrap_or(false))
             && self.settings_stand(inode, seen.netns_cookie)
     }

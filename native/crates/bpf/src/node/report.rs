@@ -25,10 +25,11 @@ impl Node {
             links.extend(wanted::redirect());
         }
         let mut seen = Vec::with_capacity(links.len());
+        let mut partial = false;
         for link in &links {
             match link.inspect(&directory, namespace, inode, self.tag(link)?)? {
                 Ok((_, info)) => seen.push(SeenLink::new(link, info)),
-                Err(Fault::Gone) if self.is_stood_in_for(link, namespace, inode)? => {}
+                Err(Fault::Gone) if self.is_stood_in_for(link, namespace, inode)? => partial = true,
                 Err(fault) => faults.push(link.phrase(fault)),
             }
         }
@@ -39,7 +40,7 @@ impl Node {
             }
         }
         if faults.is_empty() {
-            self.seen().insert(inode, Seen { links: seen, netns_cookie: survey.cookie });
+            self.seen().insert(inode, Seen { links: seen, netns_cookie: survey.cookie, partial });
         } else {
             self.seen().remove(&inode);
         }

@@ -279,7 +279,7 @@ impl Node {
             while let Some(node) = node.upgrade() {
                 match node.settling_due() {
                     Some(Duration::ZERO) => {
-                        // A pod that fails is found by the next look at it.
+                        // A pod that fails is named by the next short look, and the close one says what it lacks.
                         let _ = node.settle_one();
                     }
                     Some(wait) => {
