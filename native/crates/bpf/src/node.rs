@@ -168,11 +168,11 @@ impl Node {
             self.stop_settling(inode);
             HashSet::new()
         };
-        let mut made = false;
         for link in wanted::guard(survey).iter().filter(|link| !stood_in_for.contains(&link.pin)) {
-            made |= self.ensure(link, namespace, inode, survey)?;
+            self.ensure(link, namespace, inode, survey)?;
         }
-        if made && !first {
+        if !first {
+            // Also where no link was lacking: an agent may have ended between the last link and this.
             self.stand_back(namespace, survey)?;
         }
         self.forget_interfaces(&directory, survey)?;
@@ -298,27 +298,26 @@ impl Node {
         })
     }
 
-    /// Has the link as it is to be; `true` where it was not.
+    /// Has the link as it is to be.
     fn ensure(
         &self,
         link: &Wanted,
         namespace: BorrowedFd<'_>,
         inode: u64,
         survey: &Survey,
-    ) -> Result<bool, BpfError> {
+    ) -> Result<(), BpfError> {
         let directory = pod_directory(&self.directory, inode);
         let Err(fault) = link.inspect(&directory, namespace, inode, self.tag(link)?)? else {
-            return Ok(false);
+            return Ok(());
         };
         if let Spot::Host(_) = link.spot {
             let shared = link.establish(fault, &directory, namespace, self.guard.get(link.program)?);
             if !shared.as_ref().is_err_and(|error| error.code() == Some(libc::EEXIST)) {
-                return shared.map(|()| true);
+                return shared;
             }
         }
         let own = self.load_own(link, &directory, survey)?;
-        link.establish(fault, &directory, namespace, own.get(link.program)?)?;
-        Ok(true)
+        link.establish(fault, &directory, namespace, own.get(link.program)?)
     }
 
     /// Loads a pod's own instance of a program.

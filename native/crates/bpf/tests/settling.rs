@@ -144,6 +144,19 @@ fn what_stands_in_for_links_outlives_its_agent_and_is_replaced_by_the_next() {
         assert!(a.connect(at(b.v4, 8080), NEVER).is_err());
         node.dispose().unwrap();
 
+        // One that ended when all links were made, before it took away what stood in for them.
+        let killed = open();
+        b.guard_at_once(&killed);
+        for _ in 0..3 {
+            assert!(killed.settle_one().unwrap());
+        }
+        drop(killed);
+        assert_eq!((filters(&b), disciplines(&b)), (3, 2));
+        let node = open();
+        assert_eq!(b.guard_at_once(&node).link_ids.len(), 3);
+        assert_eq!((filters(&b), disciplines(&b)), (0, 0));
+        node.dispose().unwrap();
+
         // One that does not want the pod any more.
         let killed = open();
         b.guard_at_once(&killed);
