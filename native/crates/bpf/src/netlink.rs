@@ -7,6 +7,8 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
 const NLM_F_REQUEST: u16 = 1;
+/// Of a list that changed while it was told: something may be missing.
+const NLM_F_DUMP_INTR: u16 = 0x10;
 /// Of `converse`: the kernel is to answer also where there is nothing but success to tell.
 pub const ACK: u16 = 4;
 /// Of `converse`: all objects of a kind.
@@ -32,6 +34,8 @@ const IFF_UP: u32 = 1;
 const ARPHRD_ETHER: u16 = 1;
 /// Of one read: the kernel fills at most half of it at a time.
 const BUFFER_BYTES: usize = 64 << 10;
+/// Of a list that changes while it is told.
+const DUMP_TRIES: u32 = 5;
 
 /// An interface as the kernel describes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -145,8 +149,25 @@ fn parse_link(message: &[u8]) -> Option<Link> {
     Some(link)
 }
 
-/// Asks the kernel, in the calling thread's network namespace, and collects the bodies of its answers.
+/// Asks the kernel, in the calling thread's network namespace, and collects the bodies of its answers. A list that
+/// changes while it is told is asked for again; `Interrupted` where it does so each time.
 pub fn converse(kind: u16, flags: u16, body: &[u8]) -> io::Result<Vec<Vec<u8>>> {
+    // Nothing else is safe to ask for twice.
+    let tries = if flags & DUMP == DUMP { DUMP_TRIES } else { 1 };
+    uninterrupted(tries, || ask(kind, flags, body))
+}
+
+fn uninterrupted<T>(tries: u32, mut ask: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    for _ in 1..tries {
+        match ask() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            answer => return answer,
+        }
+    }
+    ask()
+}
+
+fn ask(kind: u16, flags: u16, body: &[u8]) -> io::Result<Vec<Vec<u8>>> {
     let connection =
         socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::NetlinkRoute)?;
     let mut request = Vec::with_capacity(HEADER_BYTES + body.len());
@@ -169,23 +190,109 @@ pub fn converse(kind: u16, flags: u16, body: &[u8]) -> io::Result<Vec<Vec<u8>>> 
 
 /// Takes the messages of one read; `true` when there are no more to come.
 fn collect(mut rest: &[u8], dump: bool, found: &mut Vec<Vec<u8>>) -> io::Result<bool> {
-    let cut = || io::Error::other("an answer was cut short");
     while rest.len() >= HEADER_BYTES {
         let length = u32::from_ne_bytes(rest[..4].try_into().map_err(|_| cut())?) as usize;
         let kind = u16::from_ne_bytes(rest[4..6].try_into().map_err(|_| cut())?);
+        let flags = u16::from_ne_bytes(rest[6..8].try_into().map_err(|_| cut())?);
         let body = rest.get(HEADER_BYTES..length).ok_or_else(cut)?;
+        if dump && flags & NLM_F_DUMP_INTR != 0 {
+            return Err(io::Error::new(io::ErrorKind::Interrupted, "a list changed while it was read"));
+        }
         match kind {
-            NLMSG_DONE => return Ok(true),
-            NLMSG_ERROR => {
-                let code = body.get(..4).and_then(|code| code.try_into().ok()).ok_or_else(cut)?;
-                return match i32::from_ne_bytes(code) {
-                    0 => Ok(true),
-                    code => Err(io::Error::from_raw_os_error(-code)),
-                };
-            }
+            // The end of a list has a code as well: of a list that broke off.
+            NLMSG_DONE | NLMSG_ERROR => return succeeded(body).map(|()| true),
             _ => found.push(body.to_vec()),
         }
         rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
     }
     Ok(!dump)
+}
+
+fn cut() -> io::Error {
+    io::Error::other("an answer was cut short")
+}
+
+/// The code at the beginning of a closing message: negative for an error.
+fn succeeded(body: &[u8]) -> io::Result<()> {
+    let code = body.get(..4).and_then(|code| code.try_into().ok()).ok_or_else(cut)?;
+    match i32::from_ne_bytes(code) {
+        code if code < 0 => Err(io::Error::from_raw_os_error(code.saturating_neg())),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn message(kind: u16, flags: u16, body: &[u8]) -> Vec<u8> {
+        let mut bytes = ((HEADER_BYTES + body.len()) as u32).to_ne_bytes().to_vec();
+        bytes.extend(kind.to_ne_bytes());
+        bytes.extend(flags.to_ne_bytes());
+        bytes.extend([0_u8; 8]);
+        bytes.extend(body);
+        bytes
+    }
+
+    fn closing(kind: u16, code: i32) -> Vec<u8> {
+        message(kind, 0, &code.to_ne_bytes())
+    }
+
+    fn collected(messages: &[Vec<u8>], dump: bool) -> io::Result<(bool, usize)> {
+        let mut found = Vec::new();
+        collect(&messages.concat(), dump, &mut found).map(|over| (over, found.len()))
+    }
+
+    #[test]
+    fn a_list_is_complete_with_its_end_and_not_before() {
+        let one = message(RTM_GETLINK, 2, &[0; 4]);
+        assert_eq!(collected(&[one.clone(), one.clone()], true).unwrap(), (false, 2));
+        assert_eq!(collected(&[one.clone(), closing(NLMSG_DONE, 0)], true).unwrap(), (true, 1));
+        assert_eq!(collected(&[one], false).unwrap(), (true, 1));
+        assert_eq!(collected(&[closing(NLMSG_ERROR, 0)], false).unwrap(), (true, 0));
+    }
+
+    #[test]
+    fn a_list_that_broke_off_is_an_error() {
+        let one = message(RTM_GETLINK, 2, &[0; 4]);
+        let broken = collected(&[one.clone(), closing(NLMSG_DONE, -libc::ENOMEM)], true).unwrap_err();
+        assert_eq!(broken.raw_os_error(), Some(libc::ENOMEM));
+        let refused = collected(&[closing(NLMSG_ERROR, -libc::EPERM)], false).unwrap_err();
+        assert_eq!(refused.raw_os_error(), Some(libc::EPERM));
+        assert!(collected(&[one, message(NLMSG_DONE, 0, &[])], true).is_err(), "no code");
+    }
+
+    #[test]
+    fn a_list_that_changed_meanwhile_is_an_interruption_wherever_that_is_told() {
+        let one = message(RTM_GETLINK, 2, &[0; 4]);
+        let changed = message(RTM_GETLINK, 2 | NLM_F_DUMP_INTR, &[0; 4]);
+        let end = message(NLMSG_DONE, NLM_F_DUMP_INTR, &0_i32.to_ne_bytes());
+        for messages in [[changed.clone(), closing(NLMSG_DONE, 0)], [one, end]] {
+            let error = collected(&messages, true).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::Interrupted);
+        }
+    }
+
+    #[test]
+    fn what_is_interrupted_is_asked_for_again_a_few_times_and_nothing_else_is() {
+        let after = |interruptions: u32, tries: u32| {
+            let mut asked = 0;
+            let answer = uninterrupted(tries, || {
+                asked += 1;
+                if asked <= interruptions { Err(io::ErrorKind::Interrupted.into()) } else { Ok(()) }
+            });
+            (answer.is_ok(), asked)
+        };
+        assert_eq!(after(2, DUMP_TRIES), (true, 3));
+        assert_eq!(after(100, DUMP_TRIES), (false, DUMP_TRIES));
+        assert_eq!(after(1, 1), (false, 1));
+        let mut asked = 0;
+        let refused: io::Result<()> = uninterrupted(DUMP_TRIES, || {
+            asked += 1;
+            Err(io::Error::from_raw_os_error(libc::EPERM))
+        });
+        assert!(refused.is_err());
+        assert_eq!(asked, 1);
+    }
 }
