@@ -16,12 +16,12 @@ export function send(
   forSeconds: number,
 ): Promise<Sent> {
   const request = `POST /echo HTTP/1.1\\r\\nHost: x\\r\\nConnection: close\\r\\nContent-Length: ${body.length}\\r\\n\\r\\n${body}`;
-  // A connection that is neither refused nor answered is given up after a second.
+  // A connection that is neither refused nor answered is given up after ten seconds: on a busy machine the handshakes of hundreds take their time.
   const script = `
 tries=0
 until [ $SECONDS -ge ${forSeconds} ]; do
   tries=$((tries+1))
-  answer=$(timeout 1 bash -c 'exec 3<>/dev/tcp/${to.ip}/${to.port} && printf "${request}" >&3 && read -r line <&3 && echo "$line"' 2>/dev/null)
+  answer=$(timeout 10 bash -c 'exec 3<>/dev/tcp/${to.ip}/${to.port} && printf "${request}" >&3 && read -r line <&3 && echo "$line"' 2>/dev/null)
   case "$answer" in "HTTP/1.1 200"*) echo "$tries 1"; exit;; esac
   sleep 1
 done
