@@ -19,6 +19,7 @@ const families: readonly Family[] = [4, 6];
 const rows = [...outward, ...inward];
 /** Each row has a marker and a capture of its own, so several can be tried at the same time. */
 const triedAtOnce = 6;
+const triesOfEach = 3;
 
 interface Outcome {
   readonly attack: string;
@@ -69,8 +70,14 @@ describe("without BPF", () => {
   test.each(families)("what the weaker guard stops over IPv%i is known", async (family) => {
     const place = placeOf(lab, "nftables", family);
     const seen = await atOnce(triedAtOnce, rowsOver(family), async (row): Promise<Outcome> => {
-      const { attempted, bytes } = await attempt(row, place, `w3aker-on-${rows.indexOf(row)}-`);
-      expect(attempted, row.name).toBeGreaterThan(0);
+      // A row that is not held may lose its packets all the same: only one that never comes through is.
+      let [attempted, bytes] = [0, 0];
+      for (let tries = 0; tries < triesOfEach && bytes === 0; tries += 1) {
+        const one = await attempt(row, place, `w3aker-on-${rows.indexOf(row)}-`);
+        expect(one.attempted, row.name).toBeGreaterThan(0);
+        attempted += one.attempted;
+        bytes = one.bytes;
+      }
       return {
         attack: row.name,
         from: row.from,

@@ -13,12 +13,16 @@ const connect = (place: Place, marker: string, ...more: readonly string[]): stri
   ...more,
 ];
 
-const through = (way: "raw" | "packet" | "packet-bypass", shape: string, nextHop = "n2") => {
+/**
+ * @param port whence: each row has its own, because what the kernel remembers of one row's packets (connections,
+ * halves of a packet) would else decide what becomes of another's at the same time
+ */
+const through = (way: "raw" | "packet" | "packet-bypass", shape: string, port: number, nextHop = "n2") => {
   return (place: Place, marker: string): string[][] => [
     [
       "frames",
       ...["--through", way, "--shape", shape, "--marker", marker, "--attempts", "4"],
-      ...["--from", place.at("attacker", 40_000), "--to", to(place)],
+      ...["--from", place.at("attacker", port), "--to", to(place)],
       ...(way === "raw" ? [] : ["--next-hop", place.mac(nextHop)]),
     ],
   ];
@@ -63,16 +67,16 @@ export const outward: readonly Attack[] = [
     ],
     counted: ["unregistered_socket"],
   },
-  ...["segment", "fragments", "tiny-fragments", "lone-fragment", "options"].map((shape) => ({
+  ...["segment", "fragments", "tiny-fragments", "lone-fragment", "options"].map((shape, index) => ({
     ...sender,
     name: `raw socket: ${words[shape] ?? shape}`,
-    tools: through("raw", shape),
+    tools: through("raw", shape, 40_000 + index),
     counted: ["raw_socket"],
   })),
-  ...["segment", "syn", "fragments", "lone-fragment", "options"].map((shape) => ({
+  ...["segment", "syn", "fragments", "lone-fragment", "options"].map((shape, index) => ({
     ...sender,
     name: `packet socket: ${words[shape] ?? shape}`,
-    tools: through("packet", shape),
+    tools: through("packet", shape, 40_010 + index),
     counted: ["raw_socket", "malformed"],
   })),
   {
@@ -80,13 +84,13 @@ export const outward: readonly Attack[] = [
     name: "packet socket: a VLAN tag before the packet, to a pod on the same link",
     // A node's bridge does not route what is tagged; a neighbour that colludes reads it.
     watched: { at: "entry", pod: "squatter" },
-    tools: through("packet", "vlan", "squatter"),
+    tools: through("packet", "vlan", 40_020, "squatter"),
     counted: ["raw_socket", "malformed"],
   },
   {
     ...sender,
     name: "packet socket with PACKET_QDISC_BYPASS: a segment",
-    tools: through("packet-bypass", "segment"),
+    tools: through("packet-bypass", "segment", 40_021),
     counted: ["raw_socket"],
   },
 ];
