@@ -115,10 +115,11 @@ describe.each(worlds)("redirection by $mode", ({ mode, prefix, faults }) => {
     await serve(lab, ...pods);
     lab.start();
     await lab.ready();
-    await eventually("the guards' links", async () => {
-      const linked = await Promise.all(pods.map((name) => isLinked(lab.pod(name))));
-      return linked.every(Boolean);
-    });
+    await eventually(
+      "the guards' links",
+      async () => (await Promise.all(pods.map((name) => isLinked(lab.pod(name))))).every(Boolean),
+      30_000,
+    );
     intact = await shapes();
   });
   afterAll(async () => {

@@ -198,6 +198,7 @@ test("without the plugin it sends in the clear until the agent has captured it, 
   const { pod } = await sandbox.make();
   await serveIn(pod);
   const traffic = sends(pod, server, marker);
+  await Promise.all(traffic.map((one) => one.attempted(patienceMs)));
   await other.write("client.yaml", manifest("client", "n1", pod.ip, pod.ip6, pod.netns));
   await rebooting.start();
   await rebooting.enrolled(1);

@@ -5,7 +5,7 @@ mod support;
 
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 use support::sandbox::{self, shell};
 use support::{NEVER, Pod, SOON, at, exchange, open, settle, sockets, until};
@@ -22,6 +22,15 @@ fn filters(pod: &Pod) -> usize {
 fn disciplines(pod: &Pod) -> usize {
     let (host, name) = (&pod.host_end, pod.name);
     shell(&format!("tc qdisc show dev {host}; tc -n {name} qdisc show dev eth0")).matches("clsact").count()
+}
+
+/// Says that something is done, at the latest when it is dropped.
+struct Ending<'a>(&'a AtomicBool);
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 fn faults(node: &meltemi_bpf::Node, pod: &Pod) -> Vec<&'static str> {
@@ -50,15 +59,19 @@ fn the_guard_is_in_force_before_its_links_are_made() {
         let (server, _) = application.accept().unwrap();
         application.set_nonblocking(true).unwrap();
         let done = AtomicBool::new(false);
+        let tried = AtomicU32::new(0);
         std::thread::scope(|scope| {
+            // Also when this thread fails: the scope waits for the other.
+            let _ending = Ending(&done);
             scope.spawn(|| {
                 while !done.load(Ordering::Relaxed) {
                     assert!(a.connect(at(b.v4, 8080), Duration::from_millis(5)).is_err());
+                    tried.fetch_add(1, Ordering::Relaxed);
                 }
             });
+            until("the first try", || tried.load(Ordering::Relaxed) > 0);
             settle(&node);
             exchange(&proxy, &server).unwrap();
-            done.store(true, Ordering::Relaxed);
         });
         assert!(application.accept().is_err(), "a connection passed");
         assert_eq!((filters(&a), disciplines(&a)), (0, 0));

@@ -29,8 +29,10 @@ export async function startAttackLab(prefix = "at", flags: readonly string[] = [
 
 /** Waits for the links of the guards, which `disarm` takes away. */
 export const linked = (lab: Lab): Promise<unknown> =>
-  eventually("the guards' links", async () =>
-    (await Promise.all(captured.map((name) => isLinked(lab.pod(name))))).every(Boolean),
+  eventually(
+    "the guards' links",
+    async () => (await Promise.all(captured.map((name) => isLinked(lab.pod(name))))).every(Boolean),
+    30_000,
   );
 
 /** Stops the agents, so that nothing is repaired, and takes the defences away as the host's root could. */

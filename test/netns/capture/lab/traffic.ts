@@ -46,6 +46,11 @@ export class Traffic {
     });
   }
 
+  /** Waits for the end of a first attempt, however it ended. */
+  attempted(patienceMs: number): Promise<true> {
+    return eventually("a request to be attempted", () => this.#attempts.length > 0, patienceMs);
+  }
+
   /** Waits for that many successes in a row that were begun after a moment (milliseconds since 1970). */
   successes(count: number, afterMs: number, patienceMs: number): Promise<true> {
     return eventually(
