@@ -295,10 +295,11 @@ export class World {
     return response.text();
   }
 
-  /** All access records of a node so far, or from a line on. */
+  /** All access records of a node so far. A line that is being written is not one yet. */
   async records(node: string): Promise<AccessRecord[]> {
     const text = await readFile(join(this.state, "nodes", node, "logs", "proxy.log"), "utf8").catch(() => "");
     return text
+      .slice(0, text.lastIndexOf("\n") + 1)
       .split("\n")
       .filter((line) => line.startsWith("{"))
       .map((line) => JSON.parse(line) as AccessRecord)

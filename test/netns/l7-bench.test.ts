@@ -10,17 +10,6 @@ import type { RawRuns } from "../../bench/report/raw.js";
 const root = fileURLToPath(new URL("../../", import.meta.url));
 
 test("a quick run of the L7 benchmark gives numbers, and a table that can be computed again", async () => {
-  const examples = [
-    "build",
-    "--locked",
-    "--release",
-    "-p",
-    "meltemi-proxy",
-    "-p",
-    "meltemi-http",
-    "--examples",
-  ];
-  await execa("cargo", examples, { cwd: root });
   // Outside /tmp, which the benchmark's own sandbox hides. Its sandbox takes its processes with it.
   mkdirSync(join(root, ".cache"), { recursive: true });
   const results = mkdtempSync(join(root, ".cache/bench-"));
