@@ -1,10 +1,12 @@
 //! Bodies on their way: counted, limited in size and time. Gathered only as far as a retry may need them again.
 
+mod ahead;
 mod kept;
 mod request;
 mod response;
 mod tap;
 
+pub(crate) use ahead::{Ahead, AheadError, Room};
 pub(crate) use kept::Keeper;
 pub use request::RequestBody;
 pub use response::ResponseBody;

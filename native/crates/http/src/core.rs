@@ -14,7 +14,7 @@ mod routing;
 use crate::authentication::Authentication;
 use crate::authorization::Policies;
 use crate::balance::Balance;
-use crate::body::{Keeper, RequestBody};
+use crate::body::{Ahead, Keeper, RequestBody, Room};
 use crate::exchange::Exchange;
 use crate::filters::Asked;
 use crate::hygiene;
@@ -33,7 +33,6 @@ use mirrors::Mirrors;
 use outgoing::Message;
 use parking_lot::RwLock;
 use respond::Answer;
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
@@ -54,6 +53,7 @@ pub struct Core<W: World> {
     pool: Pool<W::Key>,
     budget: Budget,
     keeper: Keeper,
+    read_ahead: Room,
     mirrors: Mirrors,
     pub(crate) tasks: TaskTracker,
 }
@@ -76,6 +76,7 @@ impl<W: World> Core<W> {
             pool: Pool::new(limits, tasks.clone(), closed),
             budget: Budget::default(),
             keeper: Keeper::default(),
+            read_ahead: Room::default(),
             mirrors: Mirrors::default(),
             tasks,
         })
@@ -138,7 +139,7 @@ impl<W: World> Core<W> {
             self.authentication.authenticate(downstream.scopes(), &mut parts.headers, &mut admitted)?;
         filtering::said_of_caller(&mut parts.headers, downstream.caller(), settings);
         let token = token.as_deref();
-        let mut ahead = VecDeque::new();
+        let mut ahead = Ahead::new(&self.read_ahead);
         let pending =
             Pending { parts: &mut parts, admitted: &admitted, token, body: &mut body, ahead: &mut ahead };
         if let Some(refused) = self.authorize_externally(downstream, pending, settings, exchange).await? {

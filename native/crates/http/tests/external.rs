@@ -8,7 +8,9 @@ use meltemi_http::Settings;
 use meltemi_types::meltemi as wire;
 use prost::Message;
 use std::sync::{Arc, Mutex};
-use support::{Proxy, backend, status};
+use support::{Proxy, backend, soon, status};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use wire::{external_authorizer, http_authorization::Action, policy_target};
 
 const CALLER: &str = "spiffe://td/ns/web/sa/front";
@@ -116,4 +118,85 @@ async fn an_authorizer_sees_the_caller_and_cannot_make_it_another() {
     let seen = seen.lock().unwrap();
     assert_eq!(seen[0]["x-caller"], CALLER);
     assert_eq!(seen[0]["x-forwarded-for"], "127.0.0.1");
+}
+
+/// Sends a request's headers and body, and reads until the connection ends.
+async fn post(proxy: std::net::SocketAddr, framing: &str, body: &[u8]) -> String {
+    let mut tcp = TcpStream::connect(proxy).await.unwrap();
+    let head = format!("POST / HTTP/1.1\r\nhost: cart\r\nconnection: close\r\n{framing}\r\n\r\n");
+    tcp.write_all(head.as_bytes()).await.unwrap();
+    // A proxy that refuses does not read to the end.
+    let _ = tcp.write_all(body).await;
+    let mut answer = Vec::new();
+    let _ = soon("answer", tcp.read_to_end(&mut answer)).await;
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+#[tokio::test]
+async fn a_body_that_was_asked_about_goes_on_in_one_piece() {
+    let proxy = Proxy::start().await;
+    let (sender, mut bodies) = tokio::sync::mpsc::unbounded_channel();
+    let cart = backend::each(move |mut tcp| {
+        let sender = sender.clone();
+        async move {
+            backend::read_head(&mut tcp).await;
+            let mut body = Vec::new();
+            while !body.ends_with(b"0\r\n\r\n") && tcp.read_buf(&mut body).await.is_ok_and(|n| n > 0) {}
+            let _ = sender.send(body);
+            let _ = tcp.write_all(b"HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n").await;
+        }
+    })
+    .await;
+    let (authz, _) = backend::serve(|_| async { http::Response::new(Full::default().boxed()) }).await;
+    proxy.service("shop/cart", &[(cart, false)]);
+    proxy.service("shop/authz", &[(authz, false)]);
+    ask(&proxy, Some(1000), &[]);
+    let mut pieces = b"1\r\nx\r\n".repeat(1000);
+    pieces.extend_from_slice(b"0\r\n\r\n");
+    let chunked = "transfer-encoding: chunked";
+    assert_eq!(status(&post(proxy.address, chunked, &pieces).await), 204);
+    let body = soon("body", bodies.recv()).await.unwrap();
+    let one = format!("3E8\r\n{}\r\n0\r\n\r\n", "x".repeat(1000));
+    assert!(body.eq_ignore_ascii_case(one.as_bytes()), "{}", String::from_utf8_lossy(&body));
+    let pieces = b"1\r\nx\r\n".repeat(1001);
+    let answer = post(proxy.address, chunked, &pieces).await;
+    assert_eq!(status(&answer), 413, "{answer}");
+}
+
+#[tokio::test]
+async fn bodies_that_are_asked_about_share_a_bound() {
+    const BYTES: usize = 1 << 20;
+    let proxy = Proxy::start().await;
+    let (release, released) = tokio::sync::watch::channel(false);
+    let (sender, mut asked) = tokio::sync::mpsc::unbounded_channel();
+    let (authz, _) = backend::serve(move |_| {
+        sender.send(()).unwrap();
+        let mut released = released.clone();
+        async move {
+            released.wait_for(|go| *go).await.unwrap();
+            http::Response::new(Full::default().boxed())
+        }
+    })
+    .await;
+    let (echo, _) = backend::serve(backend::echo).await;
+    proxy.service("shop/cart", &[(echo, false)]);
+    proxy.service("shop/authz", &[(authz, false)]);
+    ask(&proxy, Some(BYTES as u32), &[]);
+    let sized = |bytes: usize| format!("content-length: {bytes}");
+    let held: Vec<_> = (0..64)
+        .map(|_| {
+            let (proxy, framing) = (proxy.address, sized(BYTES));
+            tokio::spawn(async move { status(&post(proxy, &framing, &vec![b'x'; BYTES]).await) })
+        })
+        .collect();
+    for _ in &held {
+        soon("question", asked.recv()).await.unwrap();
+    }
+    let answer = post(proxy.address, &sized(1), b"x").await;
+    assert!(answer.contains("x-meltemi-refused: overloaded; policy=shop/ask\r\n"), "{answer}");
+    release.send(true).unwrap();
+    for held in held {
+        assert_eq!(soon("answer", held).await.unwrap(), 200);
+    }
+    assert_eq!(status(&post(proxy.address, &sized(1), b"x").await), 200, "room again");
 }

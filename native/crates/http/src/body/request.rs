@@ -1,12 +1,12 @@
 //! A client's request on its way to a backend.
 
+use super::ahead::Ahead;
 use super::kept::{Keeper, Kept, Replay};
 use super::tap::{self, Tap, Tapped};
 use super::{BodyError, Timers};
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
-use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 #[derive(Debug)]
 pub(super) struct Client {
     /// What was read before it was sent on.
-    ahead: VecDeque<Frame<Bytes>>,
+    ahead: Option<Box<Ahead>>,
     incoming: Incoming,
     count: Arc<AtomicU64>,
     limit: u64,
@@ -28,7 +28,7 @@ pub(super) struct Client {
 
 impl Client {
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let polled = match self.ahead.pop_front() {
+        let polled = match self.ahead.as_mut().and_then(|ahead| ahead.next()) {
             Some(frame) => Poll::Ready(Some(Ok(frame))),
             None => Pin::new(&mut self.incoming).poll_frame(cx),
         };
@@ -59,16 +59,18 @@ impl Client {
     }
 
     pub(super) fn is_over(&self) -> bool {
-        self.ahead.is_empty() && self.incoming.is_end_stream()
+        self.ahead.as_ref().is_none_or(|ahead| ahead.is_empty()) && self.incoming.is_end_stream()
     }
 
     pub(super) fn size_hint(&self) -> SizeHint {
-        let ahead = self.ahead.iter().filter_map(Frame::data_ref).map(|data| data.len() as u64).sum::<u64>();
+        let ahead = self.ahead.as_ref().map_or(0, |ahead| ahead.data().len() as u64);
         let rest = self.incoming.size_hint();
         let mut hint = SizeHint::new();
         hint.set_lower(ahead + rest.lower());
         // Trailers follow only a body whose length was not told.
-        if let Some(upper) = rest.upper().filter(|_| !self.ahead.iter().any(Frame::is_trailers)) {
+        if let Some(upper) =
+            rest.upper().filter(|_| !self.ahead.as_ref().is_some_and(|ahead| ahead.has_trailers()))
+        {
             hint.set_upper(ahead + upper);
         }
         hint
@@ -95,7 +97,7 @@ impl RequestBody {
     /// `ahead`: what was read of it already. `limit` in bytes.
     pub(crate) fn new(
         incoming: Incoming,
-        ahead: VecDeque<Frame<Bytes>>,
+        ahead: Ahead,
         count: Arc<AtomicU64>,
         limit: u64,
         idle: Option<Duration>,
@@ -104,6 +106,7 @@ impl RequestBody {
             return Self::empty();
         }
         let timers = Timers::new(None, idle);
+        let ahead = (!ahead.is_empty()).then(|| Box::new(ahead));
         Self(Source::Client(Client { ahead, incoming, count, limit, timers, taps: Vec::new() }))
     }
 

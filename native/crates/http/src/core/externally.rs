@@ -8,7 +8,7 @@ use super::respond::Answer;
 use crate::authentication::Claims;
 use crate::authorization::Policy;
 use crate::balance::{Choice, HashInput};
-use crate::body::RequestBody;
+use crate::body::{Ahead, AheadError, RequestBody};
 use crate::exchange::Exchange;
 use crate::external::{self, Authorizer, Question, Response as Said};
 use crate::filters::Outgoing;
@@ -19,10 +19,9 @@ use crate::upstream::Lease;
 use crate::world::{Downstream, UpstreamError, Wanted, World};
 use bytes::{Bytes, BytesMut};
 use http::Response;
-use http_body::Frame;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use std::collections::{HashSet, VecDeque};
+use std::collections::HashSet;
 use std::sync::Arc;
 
 /// Endpoints of an authorizer that are tried.
@@ -37,7 +36,7 @@ pub(super) struct Pending<'a> {
     pub(super) token: Option<&'a Claims>,
     pub(super) body: &'a mut Incoming,
     /// What was read of the body.
-    pub(super) ahead: &'a mut VecDeque<Frame<Bytes>>,
+    pub(super) ahead: &'a mut Ahead,
 }
 
 impl<W: World> Core<W> {
@@ -224,27 +223,15 @@ impl Pending<'_> {
         partial: bool,
         settings: &Settings,
     ) -> Result<(Bytes, bool), Reply> {
-        let held = |ahead: &VecDeque<Frame<Bytes>>| -> usize {
-            ahead.iter().filter_map(Frame::data_ref).map(Bytes::len).sum()
-        };
-        let mut over = http_body::Body::is_end_stream(&*self.body);
-        while !over && held(self.ahead) <= limit {
-            let frame = tokio::time::timeout(settings.body_idle, self.body.frame()).await;
-            let frame =
-                frame.map_err(|_| Reply::new(Cause::ClientGone, "the request's body does not come"))?;
-            match frame {
-                None => over = true,
-                Some(Ok(frame)) => {
-                    over = frame.is_trailers();
-                    self.ahead.push_back(frame);
-                }
-                Some(Err(error)) => return Err(Reply::new(Cause::ClientGone, error.to_string())),
-            }
-        }
-        let mut bytes = BytesMut::new();
-        for data in self.ahead.iter().filter_map(Frame::data_ref) {
-            bytes.extend_from_slice(data);
-        }
+        let read = self.ahead.read(self.body, limit, settings.body_idle).await;
+        read.map_err(|error| {
+            let cause = match &error {
+                AheadError::Idle | AheadError::Http(_) => Cause::ClientGone,
+                AheadError::Full => Cause::Overloaded,
+            };
+            Reply::new(cause, error.to_string())
+        })?;
+        let mut bytes = self.ahead.data().clone();
         let more = bytes.len() > limit;
         if more && !partial {
             return Err(Reply::new(
@@ -253,6 +240,6 @@ impl Pending<'_> {
             ));
         }
         bytes.truncate(limit);
-        Ok((bytes.freeze(), more))
+        Ok((bytes, more))
     }
 }
