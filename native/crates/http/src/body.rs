@@ -7,7 +7,7 @@ mod response;
 mod tap;
 
 pub(crate) use ahead::{Ahead, AheadError, Room};
-pub(crate) use kept::Keeper;
+pub(crate) use kept::{Keeper, Kept};
 pub use request::RequestBody;
 pub use response::ResponseBody;
 

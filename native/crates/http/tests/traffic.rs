@@ -316,6 +316,50 @@ async fn a_body_is_sent_again_as_far_as_it_is_kept() {
     }
 }
 
+/// The first attempt's endpoint answers at once, and then takes more of the body than is kept, before the retry.
+#[tokio::test]
+async fn a_retry_never_sends_the_rest_of_a_body_as_all_of_it() {
+    let proxy = Proxy::start().await;
+    let (sender, mut said) = tokio::sync::mpsc::unbounded_channel();
+    let turn = Arc::new(AtomicUsize::new(0));
+    let address = backend::each(move |mut tcp| {
+        let (sender, first) = (sender.clone(), turn.fetch_add(1, SeqCst) == 0);
+        async move {
+            backend::read_head(&mut tcp).await;
+            let mut body = Vec::new();
+            if first {
+                let answer = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n";
+                tcp.write_all(answer).await.unwrap();
+                let _ = sender.send(Vec::new());
+                while body.len() < 150_000 && tcp.read_buf(&mut body).await.is_ok_and(|n| n > 0) {}
+                let _ = sender.send(Vec::new());
+            }
+            while !body.ends_with(b"0\r\n\r\n") && tcp.read_buf(&mut body).await.is_ok_and(|n| n > 0) {}
+            if !first {
+                let _ = sender.send(body);
+                let _ = tcp.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await;
+            }
+        }
+    })
+    .await;
+    proxy.service("shop/cart", &[(address, false)]);
+    let retry =
+        wire::HttpRetry { attempts: 1, statuses: vec![503], backoff_ms: Some(4000), ..Default::default() };
+    proxy.route(vec![wire::HttpRule { to_parent: true, retry: Some(retry), ..Default::default() }]);
+    let mut tcp = TcpStream::connect(proxy.address).await.unwrap();
+    let head = b"POST / HTTP/1.1\r\nhost: a\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n5\r\nbegin\r\n";
+    tcp.write_all(head).await.unwrap();
+    soon("the first answer", said.recv()).await.unwrap();
+    let more = format!("{:x}\r\n{}\r\n", 200_000, "z".repeat(200_000));
+    tcp.write_all(more.as_bytes()).await.unwrap();
+    soon("most of the body", said.recv()).await.unwrap();
+    let mut answer = String::new();
+    tcp.write_all(b"3\r\nend\r\n0\r\n\r\n").await.unwrap();
+    soon("answer", tcp.read_to_string(&mut answer)).await.unwrap();
+    assert_eq!(status(&answer), 503, "{answer}");
+    assert!(said.try_recv().is_err(), "nothing was sent again");
+}
+
 #[tokio::test]
 async fn connecting_takes_no_longer_than_the_policy_says() {
     let proxy = Proxy::start().await;

@@ -81,10 +81,19 @@ impl Kept {
         !self.0.lock().lost
     }
 
-    /// The body from its begin; bodies that were made before have no more.
-    pub(crate) fn again(&self) -> RequestBody {
+    /// Takes the body from the attempt that is sending it. False where it has sent more than was kept: what is
+    /// left is no whole body, and stays that attempt's.
+    pub(crate) fn take_over(&self) -> bool {
         let mut state = self.0.lock();
-        state.attempt += 1;
+        if !state.lost {
+            state.attempt += 1;
+        }
+        !state.lost
+    }
+
+    /// The body from its begin, for the attempt that has taken it over.
+    pub(crate) fn whole_again(&self) -> RequestBody {
+        let state = self.0.lock();
         RequestBody::replay(Replay { kept: self.clone(), attempt: state.attempt, at: 0 })
     }
 }

@@ -141,7 +141,7 @@ impl RequestBody {
             }
         };
         let kept = Kept::new(client, keeper.clone());
-        *self = kept.again();
+        *self = kept.whole_again();
         Some(kept)
     }
 

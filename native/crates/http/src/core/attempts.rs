@@ -6,7 +6,7 @@ use super::outgoing::{Message, unwritten, with, written};
 use super::respond::Sent;
 use super::routing::Destination;
 use crate::balance::{Choice, HashInput, Health, Place, Watch};
-use crate::body::{RequestBody, grpc_status};
+use crate::body::{Kept, RequestBody, grpc_status};
 use crate::exchange::Exchange;
 use crate::reply::{Cause, Reply};
 use crate::route::{Retry, Timeouts};
@@ -90,7 +90,7 @@ impl<W: World> Core<W> {
             let (headers, body) = match (next.take(), &kept) {
                 (Some(given), _) => given,
                 (None, Some(headers)) => {
-                    let body = kept_body.as_ref().map_or_else(RequestBody::empty, |kept| kept.again());
+                    let body = kept_body.as_ref().map_or_else(RequestBody::empty, |kept| kept.whole_again());
                     (headers.clone(), body)
                 }
                 (None, None) => return Err(Reply::new(Cause::UpstreamReset, "nothing is left to send")),
@@ -119,7 +119,9 @@ impl<W: World> Core<W> {
                     let again = |retry: &&Retry| {
                         !request_over && (retry.reset || retry.statuses.contains(&504)) && whole()
                     };
-                    let slot = self.once_more(retry.filter(again), watch, &mut retried, deadline).await;
+                    let slot = self
+                        .once_more(retry.filter(again), watch, &mut retried, deadline, kept_body.as_ref())
+                        .await;
                     if let Some(slot) = slot {
                         _slot = Some(slot);
                         tried.extend(went.map(|went| went.watch.key));
@@ -133,7 +135,10 @@ impl<W: World> Core<W> {
             match outcome {
                 Outcome::Answered(response, lease) => {
                     let again = |retry: &&Retry| wants_again(retry, &response) && whole();
-                    match self.once_more(retry.filter(again), watch, &mut retried, deadline).await {
+                    match self
+                        .once_more(retry.filter(again), watch, &mut retried, deadline, kept_body.as_ref())
+                        .await
+                    {
                         Some(slot) => _slot = Some(slot),
                         None => {
                             let backend_end = timeouts.backend.map(|time| begun + time);
@@ -155,7 +160,7 @@ impl<W: World> Core<W> {
                         None => retry.reset && error.cause == Cause::UpstreamReset,
                     };
                     let again = retry.filter(again).filter(|_| whole());
-                    match self.once_more(again, watch, &mut retried, deadline).await {
+                    match self.once_more(again, watch, &mut retried, deadline, kept_body.as_ref()).await {
                         Some(slot) => _slot = Some(slot),
                         None => return Err(error.into()),
                     }
@@ -213,13 +218,15 @@ impl<W: World> Core<W> {
         }
     }
 
-    /// Waits before a retry that is allowed; `None` where none is, or where it would begin too late.
+    /// Waits before a retry that is allowed; `None` where none is, where it would begin too late, or where the
+    /// attempt before has meanwhile sent more of the body than is kept.
     async fn once_more(
         &self,
         retry: Option<&Retry>,
         watch: Option<&Watch<W>>,
         retried: &mut u32,
         deadline: Option<Instant>,
+        body: Option<&Kept>,
     ) -> Option<Slot<'_>> {
         let retry = retry.filter(|retry| *retried < retry.attempts)?;
         let budget = self.budget.retry(retry.budget_per_million)?;
@@ -232,6 +239,9 @@ impl<W: World> Core<W> {
         *retried += 1;
         if wait > Duration::ZERO {
             tokio::time::sleep(wait).await;
+        }
+        if body.is_some_and(|body| !body.take_over()) {
+            return None;
         }
         Some(Slot { _budget: budget, _place: place })
     }
