@@ -26,8 +26,10 @@ const CLIENT_CERTIFICATE: HeaderName = HeaderName::from_static("x-forwarded-clie
 pub struct Admitted {
     /// As the client wrote it.
     pub authority: Authority,
-    /// In lower case, without port.
+    /// In lower case, without port or final dots.
     pub host: String,
+    /// `host`, and the port that was asked for.
+    pub host_port: String,
     /// Normalised.
     pub path: String,
     pub query: Option<String>,
@@ -75,7 +77,14 @@ pub fn admit(parts: &mut Parts, paths: PathSettings, limits: HeaderLimits) -> Re
     }
     let authority = authority(parts)?;
     let host = authority.host().to_ascii_lowercase();
-    let host = host.strip_suffix('.').map(str::to_owned).unwrap_or(host);
+    let host = host.trim_end_matches('.').to_owned();
+    if host.is_empty() {
+        return Err(bad("an empty host"));
+    }
+    let host_port = match port(&authority)? {
+        Some(port) => format!("{host}:{port}"),
+        None => host.clone(),
+    };
     let path = path::normalise(parts.uri.path(), paths).map_err(|error| bad(error.to_string()))?.into_owned();
     transfer_coding(parts)?;
     let upgrade = wanted_upgrade(parts);
@@ -89,6 +98,7 @@ pub fn admit(parts: &mut Parts, paths: PathSettings, limits: HeaderLimits) -> Re
     Ok(Admitted {
         authority,
         host,
+        host_port,
         path,
         query: parts.uri.query().map(str::to_owned),
         grpc: is_grpc(&parts.headers),
@@ -128,6 +138,18 @@ fn authority(parts: &Parts) -> Result<Authority, Reply> {
     Ok(authority)
 }
 
+/// As a number, which has many spellings.
+fn port(authority: &Authority) -> Result<Option<u16>, Reply> {
+    let rest = &authority.as_str()[authority.host().len()..];
+    match rest.strip_prefix(':').unwrap_or(rest) {
+        "" => Ok(None),
+        digits if digits.bytes().all(|byte| byte.is_ascii_digit()) => {
+            digits.parse().map(Some).map_err(|_| bad("a host with a port that is none"))
+        }
+        _ => Err(bad("a host with a port that is none")),
+    }
+}
+
 fn same(a: &Authority, b: &Authority) -> bool {
     a.as_str().eq_ignore_ascii_case(b.as_str())
 }
@@ -144,10 +166,13 @@ fn transfer_coding(parts: &Parts) -> Result<(), Reply> {
 }
 
 fn wanted_upgrade(parts: &Parts) -> Option<HeaderValue> {
-    let upgrade = parts.headers.get(UPGRADE)?;
+    let mut upgrades = parts.headers.get_all(UPGRADE).iter();
+    let (Some(upgrade), None) = (upgrades.next(), upgrades.next()) else { return None };
     let named = options(&parts.headers).any(|option| option.eq_ignore_ascii_case("upgrade"));
     // h2c by upgrade is obsolete (RFC 9113, 3.1), and a way around whoever reads HTTP/1.1 only.
-    let h2c = upgrade.as_bytes().eq_ignore_ascii_case(b"h2c");
+    let mut protocols =
+        upgrade.as_bytes().split(|byte| matches!(byte, b',' | b';' | b'"') || byte.is_ascii_whitespace());
+    let h2c = protocols.any(|name| name.get(..3).is_some_and(|begin| begin.eq_ignore_ascii_case(b"h2c")));
     (parts.version == Version::HTTP_11 && named && !h2c).then(|| upgrade.clone())
 }
 
@@ -229,10 +254,14 @@ mod tests {
         assert_eq!(host("/", &[("host", "A.example.:80")]), Ok("a.example".into()));
         assert_eq!(host("http://a/", &[("host", "A")]), Ok("a".into()));
         assert_eq!(host("/", &[("host", "[::1]:80")]), Ok("[::1]".into()));
+        assert_eq!(host("/", &[("host", "a.example...")]), Ok("a.example".into()));
         for (target, headers) in [
             ("/", &[][..]),
             ("/", &[("host", "a"), ("host", "a")]),
             ("/", &[("host", "")]),
+            ("/", &[("host", ".")]),
+            ("/", &[("host", "a:65536")]),
+            ("/", &[("host", "a:+80")]),
             ("/", &[("host", "a b")]),
             ("/", &[("host", "user@a")]),
             ("/", &[("host", "a/b")]),
@@ -242,6 +271,18 @@ mod tests {
         }
         let two = read(Version::HTTP_2, "http://a/", &[("host", "b")]);
         assert_eq!(two.map(|_| ()), Err(Cause::BadRequest));
+    }
+
+    #[test]
+    fn a_host_and_its_port_have_one_spelling() {
+        for host in ["admin.example:8080", "Admin.Example.:8080", "admin.example..:08080"] {
+            let (admitted, _) = read(Version::HTTP_11, "/", &[("host", host)]).unwrap();
+            assert_eq!(admitted.host_port, "admin.example:8080", "{host}");
+        }
+        for (host, want) in [("A.", "a"), ("a:", "a"), ("[::1]:0443", "[::1]:443"), ("[::1]", "[::1]")] {
+            let (admitted, _) = read(Version::HTTP_11, "/", &[("host", host)]).unwrap();
+            assert_eq!(admitted.host_port, want, "{host}");
+        }
     }
 
     #[test]
@@ -273,6 +314,14 @@ mod tests {
         assert!(left.is_empty());
         let (admitted, _) = read(Version::HTTP_11, "/", &[asked[0], asked[2]]).unwrap();
         assert_eq!(admitted.upgrade, None);
+        for listed in ["h2c", "websocket, H2C", "h2c-14,websocket", "websocket h2c"] {
+            let (admitted, left) =
+                read(Version::HTTP_11, "/", &[asked[0], asked[1], ("upgrade", listed)]).unwrap();
+            assert_eq!(admitted.upgrade, None, "{listed}");
+            assert!(left.is_empty());
+        }
+        let two = [asked[0], asked[1], asked[2], ("upgrade", "h2c")];
+        assert_eq!(read(Version::HTTP_11, "/", &two).unwrap().0.upgrade, None);
     }
 
     #[test]

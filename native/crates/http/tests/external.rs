@@ -200,3 +200,20 @@ async fn bodies_that_are_asked_about_share_a_bound() {
     }
     assert_eq!(status(&post(proxy.address, &sized(1), b"x").await), 200, "room again");
 }
+
+#[tokio::test]
+async fn another_spelling_of_a_host_is_no_way_around_a_policy() {
+    let proxy = with_caller_header().await;
+    let operation = wire::OperationMatch { hosts: vec!["admin.example:8080".into()], ..Default::default() };
+    let rule = wire::HttpAuthorizationRule { operations: vec![operation], ..Default::default() };
+    let more = wire::HttpAuthorization { rules: vec![rule], ..Default::default() };
+    policy(&proxy, "p", Action::Deny, more);
+    let ask = async |host: &str| {
+        let request = format!("GET / HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n");
+        status(&proxy.raw(request.as_bytes()).await)
+    };
+    for host in ["admin.example:8080", "ADMIN.example.:8080", "admin.example:08080", "admin.example..:8080"] {
+        assert_eq!(ask(host).await, 403, "{host}");
+    }
+    assert_eq!(ask("admin.example:8081").await, 200);
+}

@@ -19,8 +19,7 @@ impl<W: World> Core<W> {
         token: Option<&Claims>,
         exchange: &mut Exchange<W>,
     ) -> Result<(), Reply> {
-        let authority = admitted.authority.as_str().to_ascii_lowercase();
-        let facts = facts(&**downstream, request, &authority, token);
+        let facts = facts(&**downstream, request, &admitted.host_port, token);
         let verdict = self.policies.judge(downstream.scopes(), &facts);
         exchange.reported = verdict.reported.iter().map(|policy| policy.key.text().clone()).collect();
         exchange.policy = verdict.decision.explanation();
@@ -34,7 +33,7 @@ impl<W: World> Core<W> {
     }
 }
 
-/// What policies look at. `authority`: in lower case.
+/// What policies look at. `authority`: the host in lower case without final dots, and the port as a number.
 pub(super) fn facts<'a>(
     downstream: &'a impl Downstream,
     request: RequestView<'a>,

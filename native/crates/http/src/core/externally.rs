@@ -53,8 +53,8 @@ impl<W: World> Core<W> {
     ) -> Result<Option<Answer<W::Key>>, Reply> {
         let mut policies = {
             let view = pending.admitted.view(&pending.parts.method, &pending.parts.headers, &**downstream);
-            let authority = pending.admitted.authority.as_str().to_ascii_lowercase();
-            let facts = super::authorize::facts(&**downstream, view, &authority, pending.token);
+            let authority = &pending.admitted.host_port;
+            let facts = super::authorize::facts(&**downstream, view, authority, pending.token);
             self.policies.to_be_asked(downstream.scopes(), &facts)
         };
         if policies.is_empty() {
