@@ -301,11 +301,15 @@ async fn a_body_is_sent_again_as_far_as_it_is_kept() {
         format!("POST / HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{body}")
     };
     let (short, long) = ("y".repeat(50_000), "z".repeat(200_000));
+    let pieces = chunked(&short[..2000]).split_once("\r\n\r\n").unwrap().0.to_owned();
+    let pieces = format!("{pieces}\r\n\r\n{}0\r\n\r\n", "1\r\ny\r\n".repeat(2000));
     for (request, body, attempts, code) in [
         (sized(&short), &short, 2, 200),
         (chunked(&short), &short, 2, 200),
         // More than is kept.
         (sized(&long), &long, 1, 503),
+        // So many pieces cost more than their bytes.
+        (pieces, &short[..2000].to_owned(), 1, 503),
     ] {
         turn.store(0, SeqCst);
         let answer = proxy.raw(request.as_bytes()).await;

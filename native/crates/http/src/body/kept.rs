@@ -2,6 +2,7 @@
 
 use super::BodyError;
 use super::request::{Client, RequestBody};
+use super::tap::cost;
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Frame, SizeHint};
@@ -10,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::task::{Context, Poll};
 
-/// Bytes kept of one request.
+/// Bytes kept of one request, the cost of each piece with them.
 const REQUEST_BYTES: usize = 64 << 10;
 /// Bytes kept of all requests together.
 const ALL_BYTES: usize = 16 << 20;
@@ -25,6 +26,7 @@ pub(crate) struct Keeper {
 struct State {
     client: Client,
     sent: Vec<Bytes>,
+    /// What the pieces cost.
     bytes: usize,
     trailers: Option<HeaderMap>,
     /// The client's body has come to its end.
@@ -38,8 +40,8 @@ struct State {
 
 impl State {
     fn keep(&mut self, data: &Bytes) {
-        let total = self.keeper.bytes.fetch_add(data.len(), Relaxed) + data.len();
-        self.bytes += data.len();
+        let total = self.keeper.bytes.fetch_add(cost(data), Relaxed) + cost(data);
+        self.bytes += cost(data);
         self.sent.push(data.clone());
         if self.bytes > REQUEST_BYTES || total > ALL_BYTES {
             self.give_up();
@@ -125,7 +127,7 @@ impl Replay {
         let polled = state.client.poll(cx);
         match &polled {
             Poll::Ready(Some(Ok(frame))) => match (frame.data_ref(), frame.trailers_ref()) {
-                (Some(data), _) if !state.lost => {
+                (Some(data), _) if !state.lost && !data.is_empty() => {
                     self.at += 1;
                     state.keep(data);
                 }

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 const BEHIND_BYTES: usize = 256 << 10;
 
 /// Pieces without content take room, too.
-fn cost(data: &Bytes) -> usize {
+pub(super) fn cost(data: &Bytes) -> usize {
     data.len() + 64
 }
 
