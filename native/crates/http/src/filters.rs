@@ -65,11 +65,12 @@ pub enum PathChange {
 }
 
 impl PathChange {
-    /// The new path. Where the match was no prefix, nothing is replaced.
-    fn apply(&self, path: &str, matched: &PathMatch) -> String {
+    /// The new path. Where the match was no prefix, nothing is replaced. `None` where a pattern would make too
+    /// much of this path.
+    fn apply(&self, path: &str, matched: &PathMatch) -> Option<String> {
         let with = match self {
-            Self::Full(full) => return full.to_string(),
-            Self::Regex(change) => return absolute(change.apply(path)),
+            Self::Full(full) => return Some(full.to_string()),
+            Self::Regex(change) => return change.apply(path).map(absolute),
             Self::Prefix(with) => with,
         };
         let (prefix, by_segment) = match matched {
@@ -77,7 +78,9 @@ impl PathChange {
             PathMatch::Prefix(prefix) | PathMatch::FoldedPrefix(prefix) => (prefix, false),
             // Istio replaces the whole of an exact path.
             PathMatch::Exact(exact) | PathMatch::FoldedExact(exact) => (exact, true),
-            PathMatch::Any | PathMatch::Regex(_) | PathMatch::GrpcMethod(_) => return path.to_owned(),
+            PathMatch::Any | PathMatch::Regex(_) | PathMatch::GrpcMethod(_) => {
+                return Some(path.to_owned());
+            }
         };
         let rest = path.get(prefix.len()..).unwrap_or_default();
         let joined = match by_segment {
@@ -85,7 +88,7 @@ impl PathChange {
             true if !rest.is_empty() => format!("{}{rest}", with.strip_suffix('/').unwrap_or(with)),
             _ => format!("{with}{rest}"),
         };
-        absolute(joined)
+        Some(absolute(joined))
     }
 }
 
@@ -110,7 +113,7 @@ pub struct Redirect {
 }
 
 impl Redirect {
-    /// The `location` for a request; `None` where it would be no URI.
+    /// The `location` for a request; `None` where it would be no URI, or too long.
     pub fn location(&self, request: &Seen<'_>, matched: &PathMatch) -> Option<HeaderValue> {
         let scheme = self.scheme.as_deref().unwrap_or(request.scheme);
         let host = self.hostname.as_deref().unwrap_or(request.host);
@@ -123,7 +126,7 @@ impl Redirect {
             (None, None) => request.port,
         };
         let path = match &self.path {
-            Some(change) => change.apply(request.path, matched),
+            Some(change) => change.apply(request.path, matched)?,
             None => request.path.to_owned(),
         };
         let query = request.query.map(|query| format!("?{query}")).unwrap_or_default();
@@ -204,7 +207,9 @@ pub fn on_request<'a>(
                     outgoing.authority = authority.clone();
                 }
                 if let Some(change) = &rewrite.path {
-                    let path = change.apply(seen.path, matched);
+                    let Some(path) = change.apply(seen.path, matched) else {
+                        return Step::Refused("the path, or what it would be rewritten to, is too long");
+                    };
                     if climbs(&path) {
                         return Step::Refused("the rewritten path has dot segments");
                     }
@@ -269,16 +274,19 @@ mod tests {
             ("/a", "/", "/x", "/x/a"),
         ] {
             let change = PathChange::Prefix(with.into());
-            assert_eq!(change.apply(path, &PathMatch::segments(prefix)), want, "{path} {prefix} {with}");
+            let changed = change.apply(path, &PathMatch::segments(prefix));
+            assert_eq!(changed.as_deref(), Some(want), "{path} {prefix} {with}");
         }
         let change = PathChange::Prefix("/xyz".into());
-        assert_eq!(change.apply("/foobar", &PathMatch::Prefix("/foo".into())), "/xyzbar");
+        let changed = change.apply("/foobar", &PathMatch::Prefix("/foo".into()));
+        assert_eq!(changed.as_deref(), Some("/xyzbar"));
     }
 
     #[test]
     fn a_rewrite_cannot_be_made_to_climb() {
         let change = PathChange::Prefix(String::new().into());
-        assert_eq!(change.apply("/pre../admin", &PathMatch::Prefix("/pre".into())), "/../admin");
+        let changed = change.apply("/pre../admin", &PathMatch::Prefix("/pre".into()));
+        assert_eq!(changed.as_deref(), Some("/../admin"));
         let rewrite = Filter::Rewrite(Rewrite { authority: None, path: Some(change) });
         let seen = Seen { scheme: "http", host: "a", port: 80, path: "/pre../admin", query: None };
         let mut outgoing =

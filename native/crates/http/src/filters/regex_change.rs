@@ -1,10 +1,14 @@
 //! Paths rewritten by a pattern.
 
-use crate::text::TextError;
-use regex::bytes::{Captures, Regex, RegexBuilder, Replacer};
+use crate::text::{AUTOMATON_BYTES, PATTERN_BYTES, TextError};
+use regex::bytes::{Captures, Regex, RegexBuilder};
 
-/// Bytes that one compiled pattern may take.
-const PATTERN_BYTES: usize = 1 << 20;
+/// Bytes of a substitution.
+const SUBSTITUTION_BYTES: usize = 4 << 10;
+/// Bytes of a path that is changed, and of what it becomes.
+const PATH_BYTES: usize = 16 << 10;
+/// Bytes that are looked at for one path, as far as each search may see all that is left of it.
+const SEEN_BYTES: usize = 256 << 10;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Part {
@@ -12,7 +16,7 @@ enum Part {
     Group(usize),
 }
 
-/// Every place that the pattern matches is replaced, in time linear to the path.
+/// Every place that the pattern matches is replaced.
 #[derive(Debug, Clone)]
 pub struct RegexChange {
     regex: Regex,
@@ -31,21 +35,50 @@ impl RegexChange {
     /// `substitution` as RE2 has it: `\1` is the first group, `\0` the whole, `\\` a backslash.
     ///
     /// # Errors
-    /// What is not understood of either.
+    /// What is not understood of either, or too large.
     pub fn new(pattern: &str, substitution: &str) -> Result<Self, TextError> {
+        if substitution.len() > SUBSTITUTION_BYTES {
+            return Err(TextError::Pattern("the substitution is longer than 4 KiB".into()));
+        }
         let regex = RegexBuilder::new(pattern)
             .unicode(false)
             .size_limit(PATTERN_BYTES)
+            .dfa_size_limit(AUTOMATON_BYTES)
             .build()
             .map_err(|error| TextError::Pattern(error.to_string()))?;
         let parts = parts(substitution.as_bytes(), regex.captures_len())?;
         Ok(Self { regex, parts })
     }
 
-    /// The path, changed. What a pattern takes apart inside of a character stays readable.
-    pub fn apply(&self, path: &str) -> String {
-        let changed = self.regex.replace_all(path.as_bytes(), Parts(&self.parts));
-        String::from_utf8_lossy(&changed).into_owned()
+    /// The path, changed. What a pattern takes apart inside of a character stays readable. `None` where the path,
+    /// the new one or the work between them is too much: a search from every place that was found is quadratic.
+    pub fn apply(&self, path: &str) -> Option<String> {
+        let bytes = path.as_bytes();
+        if bytes.len() > PATH_BYTES {
+            return None;
+        }
+        let mut into = Vec::with_capacity(bytes.len());
+        let (mut end, mut left) = (0, SEEN_BYTES);
+        let mut found = self.regex.captures_iter(bytes);
+        loop {
+            left = left.checked_sub(bytes.len() - end)?;
+            let Some(captures) = found.next() else { break };
+            let Some(whole) = captures.get(0) else { break };
+            append(&mut into, &bytes[end..whole.start()])?;
+            end = whole.end();
+            self.replace(&captures, &mut into)?;
+        }
+        append(&mut into, &bytes[end..])?;
+        Some(String::from_utf8_lossy(&into).into_owned())
+    }
+
+    fn replace(&self, captures: &Captures<'_>, into: &mut Vec<u8>) -> Option<()> {
+        self.parts.iter().try_for_each(|part| match part {
+            Part::Text(text) => append(into, text),
+            Part::Group(group) => {
+                append(into, captures.get(*group).map_or(&b""[..], |found| found.as_bytes()))
+            }
+        })
     }
 }
 
@@ -78,19 +111,8 @@ fn parts(text: &[u8], groups: usize) -> Result<Box<[Part]>, TextError> {
     Ok(parts.into())
 }
 
-struct Parts<'a>(&'a [Part]);
-
-impl Replacer for Parts<'_> {
-    fn replace_append(&mut self, captures: &Captures<'_>, into: &mut Vec<u8>) {
-        for part in self.0 {
-            match part {
-                Part::Text(text) => into.extend_from_slice(text),
-                Part::Group(group) => {
-                    into.extend_from_slice(captures.get(*group).map_or(&b""[..], |found| found.as_bytes()));
-                }
-            }
-        }
-    }
+fn append(into: &mut Vec<u8>, bytes: &[u8]) -> Option<()> {
+    (into.len() + bytes.len() <= PATH_BYTES).then(|| into.extend_from_slice(bytes))
 }
 
 #[cfg(test)]
@@ -107,17 +129,41 @@ mod tests {
             ("a", r"[\0]\\", "/a", r"/[a]\"),
             ("nothing", "x", "/a", "/a"),
             ("(b)?/a", r"\1/c", "/a", "/c"),
+            ("b*", "-", "/ab", "-/-a-"),
         ] {
-            assert_eq!(RegexChange::new(pattern, substitution).unwrap().apply(path), want, "{pattern}");
+            let changed = RegexChange::new(pattern, substitution).unwrap().apply(path);
+            assert_eq!(changed.as_deref(), Some(want), "{pattern}");
         }
     }
 
     #[test]
+    fn neither_the_new_path_nor_the_work_is_more_than_a_multiple_of_the_old_one() {
+        let change = |pattern, substitution: &str| RegexChange::new(pattern, substitution).unwrap();
+        let path = |length: usize| format!("/{}", "A".repeat(length - 1));
+        assert_eq!(change("^/A", "/B").apply(&path(PATH_BYTES)).unwrap().len(), PATH_BYTES);
+        assert_eq!(change("^/A", "/B").apply(&path(PATH_BYTES + 1)), None, "too long");
+        assert_eq!(change("^.*$", &r"\0".repeat(2000)).apply(&path(1 << 10)), None, "becomes too long");
+        assert_eq!(change("^/", &r"\0".repeat(2000)).apply("/a").unwrap().len(), 2001);
+        // Each search sees all of the rest, and takes one letter of it.
+        let quadratic = change(".*[^/A-Z]|[A-Z]", "b");
+        assert_eq!(quadratic.apply(&path(400)).unwrap(), path(400).replace('A', "b"));
+        assert_eq!(quadratic.apply(&path(PATH_BYTES)), None);
+    }
+
+    #[test]
     fn what_is_not_understood_is_refused() {
-        for (pattern, substitution) in
-            [("(", ""), ("a", r"\1"), ("a", r"\"), ("a", r"\x"), ("(?=a)", ""), ("a{1000}{1000}", "")]
-        {
+        for (pattern, substitution) in [
+            ("(", ""),
+            ("a", r"\1"),
+            ("a", r"\"),
+            ("a", r"\x"),
+            ("(?=a)", ""),
+            ("a{1000}{1000}", ""),
+            ("(a{100}b{100}){50}", ""),
+        ] {
             assert!(RegexChange::new(pattern, substitution).is_err(), "{pattern} {substitution}");
         }
+        assert!(RegexChange::new("a", &"x".repeat(SUBSTITUTION_BYTES)).is_ok());
+        assert!(RegexChange::new("a", &"x".repeat(SUBSTITUTION_BYTES + 1)).is_err());
     }
 }
