@@ -7,6 +7,7 @@ mod budget;
 mod externally;
 mod filtering;
 mod mirrors;
+mod onward;
 mod outgoing;
 mod respond;
 mod routing;
@@ -197,6 +198,8 @@ impl<W: World> Core<W> {
             return Ok(Answer::Own(answer));
         }
         let Filtered { method, headers, outgoing, upgrade, query, .. } = filtered;
+        let reported = self.authorize_onward(downstream, destination.wanted, &method, &headers, &outgoing)?;
+        exchange.reported.extend(reported);
         let mut message = Message { method, headers, outgoing, body, upgrade };
         let mirrors = rule.map_or(&[][..], |rule| &rule.mirrors).iter();
         for mirror in mirrors.chain(backend.map_or(&[][..], |backend| &backend.mirrors)) {

@@ -97,6 +97,9 @@ impl<W: World> Core<W> {
         let Copy { method, headers, outgoing, body, target } = copy;
         let backend = Backend { target, filters: Box::default(), mirrors: Box::default() };
         let Ok(destination) = destination(Some(&backend)) else { return Mirrored::Failed };
+        if self.authorize_onward(downstream, destination.wanted, &method, &headers, &outgoing).is_err() {
+            return Mirrored::Failed;
+        }
         let called = self.call(downstream, destination, &method, headers, body, &outgoing).await;
         let (response, lease) = match called {
             Ok(answered) => answered,
