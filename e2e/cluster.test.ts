@@ -387,7 +387,7 @@ describe("taking it down", () => {
 
   it.each([
     ["before its API server serves", "logs/kube-apiserver.log"],
-    ["while a node starts", "nodes/n1/root/var/log/kubelet.log"],
+    ["while a node starts", "nodes/n1/root/var/log/containerd.log"],
   ])("leaves nothing of an `up` that was killed %s", async (_, file) => {
     const main = join(root, "dist/e2e/cluster/main.js");
     const up = execa(process.execPath, [main, "--state", layout.directory, "up", "--nodes", "1"], {
@@ -396,7 +396,8 @@ describe("taking it down", () => {
     });
     await eventually(`${file} to be written`, () => existsSync(join(layout.directory, file)), 120_000);
     up.kill("SIGKILL");
-    expect((await up).signal).toBe("SIGKILL");
+    const ended = await up;
+    expect(ended.signal, ended.all).toBe("SIGKILL");
     const { pid } = Machine.find(layout)!;
     const held = belonging(pid);
     const down = await execa(process.execPath, [main, "--state", layout.directory, "down"]);

@@ -154,6 +154,8 @@ export class ClusterNode {
       "sh",
       "-ec",
       [
+        // The kernel takes a namespace down in its own time: the link of a node that has just died may still be there.
+        `ip link delete ${name} 2>/dev/null || true`,
         `ip netns add ${name}`,
         `ip link add ${name} type veth peer name eth0 netns ${name}`,
         `ip link set ${name} master ${lan.bridge} up`,
