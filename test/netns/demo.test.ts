@@ -46,7 +46,8 @@ async function isRealRoot(): Promise<boolean> {
   return /^\s*0\s+0\s/.test(await readFile("/proc/self/uid_map", "utf8"));
 }
 
-describe("npm run demo", () => {
+// Its set-up builds the data plane anew where the tests' own build, with their features, came before.
+describe("npm run demo", { timeout: 600_000 }, () => {
   it("passes every row, says nothing but JSON on stdout, and leaves nothing behind", async () => {
     const before = await traces();
     const result = await demo();
