@@ -172,5 +172,5 @@ describe("five hundred pods at once", () => {
         plaintextBytes: readable.marker_bytes,
       },
     ]);
-  }, 600_000);
+  }, 900_000);
 });
