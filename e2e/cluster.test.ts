@@ -176,27 +176,21 @@ describe("a cluster of two nodes", () => {
   it("carries a service's connections from a pod to pods of both nodes, with the pod's own address", async () => {
     const [from] = await pods("app=web");
     const ip = await kubectl("get", "service", "web", "-o", "jsonpath={.spec.clusterIP}");
-    // kube-proxy hears of the endpoints in its own time.
-    const seen = await eventually(
-      "the service to lead to both nodes, without a failed request",
-      async () => {
-        const output = await kubectl(
-          "exec",
-          from!.name,
-          "--",
-          "/meltemi-testkit",
-          ...request(`http://${ip}/`, 40),
-        ).catch(() => "");
-        if (output === "") return undefined;
-        const all = attempts(output);
-        const servers = new Set(all.map((one) => one.server));
-        return all.length === 40 && all.every((one) => one.status === 200) && servers.size === 2
-          ? all
-          : undefined;
-      },
+    const ask = () => kubectl("exec", from!.name, "--", "/meltemi-testkit", ...request(`http://${ip}/`, 40));
+    const servers = (all: readonly Attempt[]) => new Set(all.map((one) => one.server));
+    // kube-proxy hears of the endpoints in its own time; once it has, no request may fail.
+    await eventually(
+      "the service to lead to both nodes",
+      () =>
+        ask().then(
+          (output) => servers(attempts(output)).size === 2,
+          () => false,
+        ),
       30_000,
     );
-    expect(new Set(seen.map((one) => one.server))).toEqual(new Set(["n1", "n2"]));
+    const seen = attempts(await ask());
+    expect(seen.map((one) => one.status)).toEqual(Array(40).fill(200));
+    expect(servers(seen)).toEqual(new Set(["n1", "n2"]));
     const elsewhere = seen.filter((one) => one.server !== from!.node).map((one) => one.client?.split(":")[0]);
     expect(new Set(elsewhere)).toEqual(new Set([from!.ip]));
   });
